@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Trailing metadata of an error: its stable code, and the part of the request at fault, if any.
 _CODE_KEY, _FIELD_KEY = "rayloop-code", "rayloop-field"
+_METHOD_LABEL = "gRPC"
 _EXTENSIONS = ("binary_tensor_data",)
 _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -97,19 +99,27 @@ class GrpcServicer:
     ) -> Any:
         """The message that ``work`` returns, or an empty ``response`` with status and metadata that say what failed."""
         assert self._state is not None
+        started = time.perf_counter()
         try:
-            return await work(self._state)
+            message = await work(self._state)
+            self._record(200, started)
+            return message
         except RequestError as error:
             failure = error
         except Exception as error:
             _log.exception("request failed")
             failure = RequestError("request.model_failed", error=type(error).__name__)
+        self._record(failure.status, started)
         context.set_code(_CODES.get(failure.status, grpc.StatusCode.INVALID_ARGUMENT))
         context.set_details(f"{failure.field}: {failure}" if failure.field else str(failure))
         # Metadata must be ASCII: a field is a header, or a path into the request by index; never a caller's text.
         field = [(_FIELD_KEY, failure.field)] if failure.field else []
         context.set_trailing_metadata([(_CODE_KEY, failure.code), *field])
         return response()
+
+    def _record(self, status: int, started: float) -> None:
+        """Count the answer with the HTTP status of its kind, so that one alert sees both protocols."""
+        self._engine.telemetry.record_response(_METHOD_LABEL, status, time.perf_counter() - started)
 
 
 def _check_model(state: ServingState, name: str) -> None:

@@ -56,6 +56,7 @@ class ModelServer(GrpcServicer):
                 max_requests=serve_schema.MAX_ONGOING_REQUESTS + serve_schema.MAX_QUEUED_REQUESTS,
                 retry_after_s=serve_schema.RETRY_AFTER_S,
                 timeout_s=serve_schema.REQUEST_TIMEOUT_S,
+                record_refusal=lambda *refusal: self._engine.telemetry.record_response(*refusal),
             )
         )
 

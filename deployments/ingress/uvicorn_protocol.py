@@ -43,6 +43,8 @@ class IngressRoute(NamedTuple):
     """``Retry-After`` of a 503."""
     timeout_s: float
     """A request that takes longer is canceled and gets a 408."""
+    record_refusal: Callable[[str, int, float], object] = lambda method, status, seconds: None
+    """Called with method, status and seconds of each 503 and 408: the handler does not see how these end."""
 
 
 def install_route(route: IngressRoute) -> Callable[[], int]:
@@ -77,10 +79,11 @@ class ConcurrencyLimiter:
         """The handler's response; 503 beyond the limit, 408 after the time limit."""
         route, task = self.route, asyncio.current_task()
         assert task is not None
-        if len(self._since) >= route.max_requests:
-            return error_response(_overloaded(route.retry_after_s))
         loop = asyncio.get_running_loop()
-        self._since[task] = loop.time()
+        started = loop.time()
+        if len(self._since) >= route.max_requests:
+            return self._refuse(request, _overloaded(route.retry_after_s), 0.0)
+        self._since[task] = started
         if not self._checking:
             self._cancel_late(loop)
         try:
@@ -89,10 +92,15 @@ class ConcurrencyLimiter:
             if task not in self._late:
                 raise
             task.uncancel()
-            return error_response(RequestError("request.timed_out", timeout_s=route.timeout_s))
+            late = RequestError("request.timed_out", timeout_s=route.timeout_s)
+            return self._refuse(request, late, loop.time() - started)
         finally:
             del self._since[task]
             self._late.discard(task)
+
+    def _refuse(self, request: HttpRequest, error: RequestError, seconds: float) -> HttpResponse:
+        self.route.record_refusal(request.method, error.status, seconds)
+        return error_response(error)
 
     def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
         """Cancel late requests, oldest first; repeats until none is in progress."""

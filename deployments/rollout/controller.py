@@ -20,6 +20,7 @@ from uuid import uuid4
 
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.util.metrics import Counter
 
 from cluster.actors import get_or_create
 from cluster.errors import RolloutError
@@ -97,6 +98,7 @@ class RolloutController:
         self._options = ServingOptions()
         self._task: Task | None = None
         self._pending_notifications: list[Decision] = []
+        self._pass_failures = Counter("rayloop_rollout_pass_failures", "Passes that failed.", ("model",))
         self._state = await asyncio.to_thread(self._journal.last_state)
         # Also after a rollout that ended: its last step may not have been applied.
         self._applied = self._state is None
@@ -269,6 +271,7 @@ class RolloutController:
                     await self._pass()
             except Exception:
                 # Log writer, Serve, catalog or MLflow may be down for a while; the next pass starts from this state.
+                self._pass_failures.inc(tags={"model": self._model})
                 _log.exception("rollout of %s: pass failed", self._model)
             await asyncio.sleep(self._state.policy.poll_s if self._state is not None else 1.0)
 

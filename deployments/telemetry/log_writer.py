@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import pyarrow as pa
 from ray.actor import ActorHandle
+from ray.util.metrics import Counter
 
 from cluster.actors import get_or_create
 from cluster.errors import DataError
@@ -68,6 +69,8 @@ class LogWriter:
     """Writes the log of one model. All methods share one event loop; only table work runs in threads."""
 
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
+        self._model = model
+        self._commit_failures = Counter("rayloop_log_commit_failures", "Commits that failed.", ("model",))
         self._tables = Tables(settings)
         self._names = {"predictions": predictions_table(model), "labels": labels_table(model)}
         self._pending: list[_PendingBatch] = []
@@ -160,6 +163,7 @@ class LogWriter:
                 await self._commit()
             except Exception:
                 # The catalog may answer later; the rows are kept until then.
+                self._commit_failures.inc(tags={"model": self._model})
                 _log.exception("the log could not be committed")
 
     async def _commit(self) -> None:

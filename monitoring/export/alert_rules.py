@@ -19,10 +19,13 @@ class AlertRule(Frozen):
     summary: str
     duration: str = "0m"
     severity: str = "warning"
-    runbook: str = "alerts-of-prometheus"
-    """Heading of docs/monitoring.md, as its anchor."""
+    runbook: str = "monitoring.md#alerts-of-prometheus"
+    """Page of docs/ and the anchor of its heading."""
 
 
+_PLATFORM = "operations.md#alerts-of-the-platform"
+_IN_FLIGHT = "ray_rayloop_requests_under_way"
+_GPUS = "ray_node_gpus_available"
 _WINDOW_START = "max by (model) (ray_rayloop_drift_window_start_seconds)"
 _WINDOW_START_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds offset 3d)"
 
@@ -38,14 +41,14 @@ RULES = (
         name="RayloopDrift",
         expr="max by (model, version) (ray_rayloop_drift_drifting) == 1",
         summary="Traffic of {{ $labels.model }} v{{ $labels.version }} no longer resembles its training data",
-        runbook="what-moved-and-what-to-do",
+        runbook="monitoring.md#what-moved-and-what-to-do",
     ),
     AlertRule(
         name="RayloopQualityWorse",
         expr="max by (model, version, segment) (ray_rayloop_loss_worse) == 1",
         severity="critical",
         summary="{{ $labels.model }} v{{ $labels.version }} {{ $labels.segment }} is worse than on held-out rows",
-        runbook="what-each-alarm-means",
+        runbook="monitoring.md#what-each-alarm-means",
     ),
     AlertRule(
         name="RayloopMonitorStandsStill",
@@ -69,15 +72,15 @@ RULES = (
         expr="increase(ray_rayloop_drift_rejected_profiles_total[15m]) > 10",
         duration="15m",
         summary="Replicas of {{ $labels.model }} send profiles that the monitor rejects",
-        runbook="what-moved-and-what-to-do",
+        runbook="monitoring.md#what-moved-and-what-to-do",
     ),
     AlertRule(
         name="RayloopServerErrors",
-        expr='sum by (model) (rate(ray_rayloop_http_requests_total{status=~"5.."}[5m]))'
+        expr='sum by (model) (rate(ray_rayloop_http_requests_total{status=~"5..|408"}[5m]))'
         " / sum by (model) (rate(ray_rayloop_http_requests_total[5m])) > 0.01",
         duration="5m",
         severity="critical",
-        summary="{{ $value | humanizePercentage }} of requests to {{ $labels.model }} are answered with 5xx",
+        summary="{{ $value | humanizePercentage }} of requests to {{ $labels.model }} are answered with 5xx or 408",
     ),
     AlertRule(
         name="RayloopSlow",
@@ -102,6 +105,77 @@ RULES = (
         name="RayloopLogLosesRows",
         expr=_increase_expr("ray_rayloop_log_dropped_rows_total", "15m"),
         summary="The prediction log of {{ $labels.model }} lacks rows: the log writer does not keep up, or is gone",
+    ),
+    AlertRule(
+        name="RayloopCommitsFail",
+        # Longer than one failure is in sight.
+        expr=_increase_expr("ray_rayloop_log_commit_failures_total", "5m"),
+        duration="10m",
+        summary="The prediction log of {{ $labels.model }} cannot be committed: rows are dropped later",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopRolloutPassFails",
+        expr=_increase_expr("ray_rayloop_rollout_pass_failures_total", "5m"),
+        duration="10m",
+        severity="critical",
+        summary="The rollout of {{ $labels.model }} is neither judged nor advanced: each pass of its controller fails",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopModelSilent",
+        expr=f"group by (model) ({_IN_FLIGHT} offset 15m) unless on (model) group by (model) ({_IN_FLIGHT})",
+        duration="2m",
+        severity="critical",
+        summary="No replica of {{ $labels.model }} exports metrics, and one did a quarter of an hour ago",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopNoMetrics",
+        expr='absent(up{job="ray"} == 1)',
+        duration="2m",
+        severity="critical",
+        summary="Prometheus reaches no node of the cluster: none of the other alerts can fire",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopNodeSilent",
+        expr='max by (instance) (up{job="ray"}) == 0',
+        duration="1m",
+        summary="Node {{ $labels.instance }} does not answer",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopNodeLost",
+        expr=_increase_expr("ray_node_failure_total", "10m").replace("sum by (model)", "sum"),
+        summary="A node left the cluster without being drained",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopDiskFillsUp",
+        expr="min by (ip) (ray_node_disk_free / (ray_node_disk_free + ray_node_disk_usage)) < 0.1",
+        duration="5m",
+        severity="critical",
+        summary="Node {{ $labels.ip }} has {{ $value | humanizePercentage }} of its disk left; Ray stops at 5 %",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopMemoryShort",
+        expr="min by (ip) (ray_node_mem_available / ray_node_mem_total) < 0.07",
+        duration="5m",
+        severity="critical",
+        summary="Node {{ $labels.ip }} has {{ $value | humanizePercentage }} of its memory left; Ray kills at 5 %",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopGpuLost",
+        # Ray exports a series for each GPU. Only nodes that still answer: others have an alert of their own.
+        expr=f"count by (ip) ({_GPUS} offset 1h)"
+        f" unless on (ip) (count by (ip) ({_GPUS}) >= count by (ip) ({_GPUS} offset 1h))"
+        " and on (ip) max by (ip) (ray_node_mem_total)",
+        duration="2m",
+        summary="Node {{ $labels.ip }} has fewer GPUs than an hour ago",
+        runbook=_PLATFORM,
     ),
 )
 COST = {
@@ -144,5 +218,5 @@ def _alert(rule: AlertRule) -> dict[str, Any]:
         "expr": rule.expr,
         "for": rule.duration,
         "labels": {"severity": rule.severity},
-        "annotations": {"summary": rule.summary, "runbook": f"docs/monitoring.md#{rule.runbook}"},
+        "annotations": {"summary": rule.summary, "runbook": f"docs/{rule.runbook}"},
     }

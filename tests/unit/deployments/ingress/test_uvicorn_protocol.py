@@ -39,9 +39,15 @@ async def serving(
     handle: Callable[[HttpRequest], Awaitable[HttpResponse]] = echo,
     max_requests: int = 8,
     timeout_s: float = DEADLINE_S,
+    refusals: list[tuple[str, int, float]] | None = None,
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     before = auto.AutoHTTPProtocol
-    install_route(IngressRoute(handle, b"/v2/models/", lambda: LIMIT, max_requests, 1, timeout_s))
+    record = refusals.append if refusals is not None else len
+    install_route(
+        IngressRoute(
+            handle, b"/v2/models/", lambda: LIMIT, max_requests, 1, timeout_s, lambda *refusal: record(refusal)
+        )
+    )
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
     config = uvicorn.Config(serve_app, lifespan="off", log_config=None, access_log=False)
@@ -211,7 +217,7 @@ def test_garbage_gets_400() -> None:
 
 
 def test_requests_beyond_the_limit_get_503() -> None:
-    go, full, in_progress = asyncio.Event(), asyncio.Event(), []
+    go, full, in_progress, refusals = asyncio.Event(), asyncio.Event(), [], []
 
     async def waits(request: HttpRequest) -> HttpResponse:
         in_progress.append(request)
@@ -221,12 +227,13 @@ def test_requests_beyond_the_limit_get_503() -> None:
         return HttpResponse(b"late")
 
     async def run() -> None:
-        async with serving(waits, max_requests=2) as (_, port):
+        async with serving(waits, max_requests=2, refusals=refusals) as (_, port):
             first = [asyncio.create_task(exchange(port, encode("/v2/models/a"))) for _ in range(2)]
             await asyncio.wait_for(full.wait(), DEADLINE_S)
             ((status, head, _),) = await exchange(port, encode("/v2/models/a"))
             assert status == 503
             assert b"retry-after: 1\r\n" in head
+            assert refusals == [("POST", 503, 0.0)]
             go.set()
             assert [(await one)[0][0] for one in first] == [200, 200]
 
@@ -243,9 +250,13 @@ def test_request_beyond_the_time_limit_gets_408(monkeypatch: pytest.MonkeyPatch)
         raise AssertionError
 
     async def run() -> None:
-        async with serving(forever, timeout_s=0.1) as (_, port):
+        refusals: list[tuple[str, int, float]] = []
+        async with serving(forever, timeout_s=0.1, refusals=refusals) as (_, port):
             responses = await exchange(port, encode("/v2/models/slow"), encode("/v2/models/quick"), expected=2)
             assert [status for status, _, _ in responses] == [408, 200]
+            ((method, status, seconds),) = refusals
+            assert (method, status) == ("POST", 408)
+            assert 0.1 <= seconds < DEADLINE_S
 
     asyncio.run(run())
 

@@ -37,6 +37,7 @@ def series(name: str, **labels: str) -> str:
 
 M = {"model": "m"}
 V = {**M, "version": "1"}
+NODE = {"ip": "10.0.0.1"}
 # Rule, series with values minute by minute, time of evaluation, and the labels it fires with; None: it must not fire.
 CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopDrift", {series("ray_rayloop_drift_drifting", **V): "0 0 1 1"}, "2m", V),
@@ -141,6 +142,92 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "0 0 9"}, "2m", M),
     ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "_x3 9+0x60"}, "10m", M),
     ("RayloopLogLosesRows", {series("ray_rayloop_log_dropped_rows_total", **M): "_x3 9+0x60"}, "30m", None),
+    (
+        "RayloopServerErrors",
+        {
+            series("ray_rayloop_http_requests_total", **M, method="gRPC", status="200"): "0+100x30",
+            series("ray_rayloop_http_requests_total", **M, method="POST", status="408"): "0+1x30",
+            series("ray_rayloop_http_requests_total", **M, method="POST", status="503"): "0+1x30",
+        },
+        "15m",
+        M,
+    ),
+    ("RayloopCommitsFail", {series("ray_rayloop_log_commit_failures_total", **M): "_x3 1+1x60"}, "20m", M),
+    # One failure, after which the next commit worked.
+    ("RayloopCommitsFail", {series("ray_rayloop_log_commit_failures_total", **M): "_x3 1+0x60"}, "14m", None),
+    ("RayloopRolloutPassFails", {series("ray_rayloop_rollout_pass_failures_total", **M): "_x3 1+9x60"}, "20m", M),
+    ("RayloopRolloutPassFails", {series("ray_rayloop_rollout_pass_failures_total", **M): "_x3 1+0x60"}, "14m", None),
+    ("RayloopModelSilent", {series("ray_rayloop_requests_under_way", **M, replica="a"): "0x20 stale"}, "25m", M),
+    (
+        # A replica was replaced.
+        "RayloopModelSilent",
+        {
+            series("ray_rayloop_requests_under_way", **M, replica="a"): "0x20 stale",
+            series("ray_rayloop_requests_under_way", **M, replica="b"): "_x19 0x20",
+        },
+        "25m",
+        None,
+    ),
+    ("RayloopNoMetrics", {series("up", job="other"): "1x20"}, "10m", {}),
+    ("RayloopNoMetrics", {series("up", job="ray", instance="a"): "0x20"}, "10m", {}),
+    ("RayloopNoMetrics", {series("up", job="ray", instance="a"): "1x20"}, "10m", None),
+    (
+        "RayloopNodeSilent",
+        {series("up", job="ray", instance="a"): "1x20", series("up", job="ray", instance="b"): "1 1 0x20"},
+        "10m",
+        {"instance": "b"},
+    ),
+    ("RayloopNodeLost", {series("ray_node_failure_total", ip="h"): "_x5 1+0x30"}, "9m", {}),
+    ("RayloopNodeLost", {series("ray_node_failure_total", ip="h"): "_x5 1+0x30"}, "25m", None),
+    (
+        "RayloopDiskFillsUp",
+        {series("ray_node_disk_free", **NODE): "9x20", series("ray_node_disk_usage", **NODE): "91x20"},
+        "10m",
+        NODE,
+    ),
+    (
+        "RayloopDiskFillsUp",
+        {series("ray_node_disk_free", **NODE): "11x20", series("ray_node_disk_usage", **NODE): "89x20"},
+        "10m",
+        None,
+    ),
+    (
+        "RayloopMemoryShort",
+        {series("ray_node_mem_available", **NODE): "6x20", series("ray_node_mem_total", **NODE): "100x20"},
+        "10m",
+        NODE,
+    ),
+    (
+        # One of two.
+        "RayloopGpuLost",
+        {
+            series("ray_node_gpus_available", **NODE, GpuIndex="0"): "1x90",
+            series("ray_node_gpus_available", **NODE, GpuIndex="1"): "1x70 stale",
+            series("ray_node_mem_total", **NODE): "100x90",
+        },
+        "80m",
+        NODE,
+    ),
+    (
+        # The only one.
+        "RayloopGpuLost",
+        {
+            series("ray_node_gpus_available", **NODE, GpuIndex="0"): "1x70 stale",
+            series("ray_node_mem_total", **NODE): "100x90",
+        },
+        "80m",
+        NODE,
+    ),
+    (
+        # The whole node.
+        "RayloopGpuLost",
+        {
+            series("ray_node_gpus_available", **NODE, GpuIndex="0"): "1x70 stale",
+            series("ray_node_mem_total", **NODE): "100x70 stale",
+        },
+        "80m",
+        None,
+    ),
 ]
 
 
@@ -265,6 +352,8 @@ def test_rules_and_panels_use_only_exported_metrics() -> None:
         "latency_ms_bucket_total",
         "log_dropped_rows_total",
         "requests_under_way",
+        "log_commit_failures_total",
+        "rollout_pass_failures_total",
     }
     known |= {f"ray_rayloop_{name}" for name in replica}
     used = re.findall(r"ray_rayloop_\w+", " ".join([render_dashboard(), *(rule.expr for rule in RULES)]))
