@@ -57,10 +57,14 @@ def get_actor(actor: str) -> Any:
     return ray.get_actor(actor, namespace=ACTOR_NAMESPACE)
 
 
-def get_result(reference: ray.ObjectRef[Any]) -> Any:
-    """Wait for the result of an actor's method; a RayloopError is raised as itself, without Ray's RayTaskError."""
+def get_result(reference: ray.ObjectRef[Any], limit_s: float | None = None) -> Any:
+    """Wait for the result of an actor's method; a RayloopError is raised as itself, without Ray's RayTaskError.
+
+    Raises:
+        GetTimeoutError: It takes longer than ``limit_s`` seconds.
+    """
     try:
-        return ray.get(reference)
+        return ray.get(reference, timeout=limit_s)
     except RayTaskError as error:
         cause = error.cause
         if isinstance(cause, RayloopError):

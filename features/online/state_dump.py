@@ -61,7 +61,7 @@ def _dump_view(store: OnlineStore, project: bytes, view: bytes, file: Path) -> N
             for start in range(0, len(keys), _BATCH_KEYS):
                 batch = keys[start : start + _BATCH_KEYS]
                 pairs = [pair for pair in zip(batch, store.get_many(batch), strict=True) if pair[1] is not None]
-                writer.write_table(pa.table(list(zip(*pairs, strict=True)) or [[], []], _SCHEMA))
+                writer.write_table(pa.table([*zip(*pairs, strict=True)] or [(), ()], _SCHEMA))
         return {}
 
     # The name that materialize and push use: they write before or after this, but not during it.

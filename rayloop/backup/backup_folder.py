@@ -28,7 +28,7 @@ class CopiedFile(Frozen):
     sha256: str
 
 
-class Manifest(Stored, stored_as="backup"):
+class BackupManifest(Stored, stored_as="backup"):
     """What a backup contains. It is written last: a folder without it is no backup."""
 
     created_at: float
@@ -80,29 +80,29 @@ class BackupFolder:
 
         _in_threads(copy, list_files(filesystem, root))
 
-    def finish(self, manifest: Manifest) -> None:
+    def finish(self, manifest: BackupManifest) -> None:
         """Write the manifest."""
         atomic_write(self._filesystem, self._root, MANIFEST, [manifest.model_dump_json().encode()])
 
-    def manifest(self) -> Manifest:
+    def manifest(self) -> BackupManifest:
         """Read the manifest. Raises BackupError when the folder has none."""
         try:
             with self._filesystem.open_input_stream(self._path(MANIFEST)) as file:
-                return Manifest.from_stored(file.read())
+                return BackupManifest.from_stored(file.read())
         except FileNotFoundError as error:
             raise BackupError("backup.not_found", folder=self.uri) from error
 
-    def extract(self, manifest: Manifest, name: str, target: Path) -> None:
+    def extract(self, manifest: BackupManifest, name: str, target: Path) -> None:
         """Copy a file of the backup to a local path. Raises BackupError when it is damaged."""
         self._extract(manifest, name, fs.LocalFileSystem(), str(target))
 
-    def extract_tree(self, manifest: Manifest, name: str, uri: str) -> None:
+    def extract_tree(self, manifest: BackupManifest, name: str, uri: str) -> None:
         """Copy all files of a tree to an address. Raises BackupError when one is damaged."""
         filesystem, root = open_folder(uri)
         names = [file for file in manifest.files if file.startswith(f"{name}/")]
         _in_threads(lambda file: self._extract(manifest, file, filesystem, root + file.removeprefix(name)), names)
 
-    def _extract(self, manifest: Manifest, name: str, filesystem: fs.FileSystem, target: str) -> None:
+    def _extract(self, manifest: BackupManifest, name: str, filesystem: fs.FileSystem, target: str) -> None:
         try:
             copied = _copy(self._filesystem, self._path(name), filesystem, target)
         except FileNotFoundError as error:

@@ -12,7 +12,7 @@ from cluster.errors import BackupError
 from cluster.settings import Settings
 from features.online import state_dump
 from rayloop import __version__
-from rayloop.backup.backup_folder import BackupFolder, Manifest
+from rayloop.backup.backup_folder import BackupFolder, BackupManifest
 from rayloop.backup.stores import databases, trees
 from rayloop.console import ProgressConsole
 from rayloop.served_models import flush_logs
@@ -49,7 +49,9 @@ def create_backup(settings: Settings, target: str, progress: ProgressConsole) ->
         for name, uri in trees(settings).items():
             backup.add_tree(uri, name)
             progress(f"{name}: {_size(backup, f'{name}/')}")
-        manifest = Manifest(created_at=time.time(), release=__version__, locations=trees(settings), files=backup.files)
+        manifest = BackupManifest(
+            created_at=time.time(), release=__version__, locations=trees(settings), files=backup.files
+        )
         backup.finish(manifest)
         progress(f"{len(manifest.files):,} files, {manifest.size / _MIB:,.1f} MiB in {target}")
 

@@ -14,7 +14,7 @@ from cluster.settings import Settings
 from cluster.times import format_utc
 from cluster.values import ModelVersion
 from features.online import state_dump
-from rayloop.backup.backup_folder import BackupFolder, Manifest, list_files, open_folder
+from rayloop.backup.backup_folder import BackupFolder, BackupManifest, list_files, open_folder
 from rayloop.backup.stores import databases, trees
 from rayloop.console import ProgressConsole
 from rayloop.stages.project_code import fetch_code
@@ -46,7 +46,7 @@ def restore_backup(settings: Settings, source: str, progress: ProgressConsole) -
         _serve_models(settings, progress)
 
 
-def _check(settings: Settings, manifest: Manifest) -> None:
+def _check(settings: Settings, manifest: BackupManifest) -> None:
     """Refuse what would mix states, before anything is written."""
     for name, address in trees(settings).items():
         if address != (there := manifest.locations.get(name, address)):
@@ -60,7 +60,9 @@ def _check(settings: Settings, manifest: Manifest) -> None:
         raise BackupError("backup.stores_not_empty", stores=in_use)
 
 
-def _restore_stores(settings: Settings, backup: BackupFolder, manifest: Manifest, progress: ProgressConsole) -> None:
+def _restore_stores(
+    settings: Settings, backup: BackupFolder, manifest: BackupManifest, progress: ProgressConsole
+) -> None:
     # Files before the databases that name them.
     for name, uri in trees(settings).items():
         backup.extract_tree(manifest, name, uri)

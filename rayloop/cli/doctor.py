@@ -1,10 +1,17 @@
-"""``rayloop doctor``: one line for each check of the machine, the stores and the cluster."""
+"""``rayloop doctor``: one line for each check of the machine, the stores, the cluster and its nodes.
+
+All checks run at once, and none may take longer than a limit: a store that hangs is named, and delays no other check.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import shutil
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from threading import Thread
+from urllib.parse import urlsplit
 
 import psutil
 import ray
@@ -14,9 +21,14 @@ from cluster.errors import OutOfMemory, RayloopError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
+from deployments.auth.key_store import KeyStore
+from features.online.store import open_shared_store
+from rayloop.cli.node_probe import NodeProbe, probe_nodes
 
 _GIB = 1024**3
 _MIN_DISK_GIB = 5
+_LIMIT_S = 30.0
+"""Seconds after which a check counts as hanging."""
 
 
 def run_checks(settings: Settings, print_line: Callable[[str], None]) -> bool:
@@ -25,19 +37,45 @@ def run_checks(settings: Settings, print_line: Callable[[str], None]) -> bool:
     Returns:
         Whether all checks pass.
     """
-    checks = (_versions, _memory, _disk, _files, _mlflow, _tables, _cluster)
-    passed = [_passes(check, settings, print_line) for check in checks]
+    checks = (_versions, _memory, _disk, _files, _mlflow, _tables, _online, _keys, _cluster)
+    outcomes = {check: _start(check, settings) for check in checks}
+    deadline = time.monotonic() + _LIMIT_S
+    passed = [_passes(check.__name__.strip("_"), outcome, deadline, print_line) for check, outcome in outcomes.items()]
+    if ray.is_initialized():
+        passed += [_node_passes(probe, print_line) for probe in probe_nodes()]
     return all(passed)
 
 
-def _passes(check: Callable[[Settings], str], settings: Settings, print_line: Callable[[str], None]) -> bool:
-    name = check.__name__.strip("_")
+def _start(check: Callable[[Settings], str], settings: Settings) -> Future[str]:
+    """Run a check in a thread, which does not keep the process alive when the check hangs."""
+    outcome: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(check(settings))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return outcome
+
+
+def _passes(name: str, outcome: Future[str], deadline: float, print_line: Callable[[str], None]) -> bool:
     try:
-        print_line(f"ok    {name}: {check(settings)}")
+        print_line(f"ok    {name}: {outcome.result(max(0.0, deadline - time.monotonic()))}")
     except RayloopError as error:
         print_line(f"FAIL  {name}: {error} [{error.code}]")
         return False
+    except TimeoutError:
+        late = RayloopError("rayloop.check_hangs", check=name, limit_s=_LIMIT_S)
+        print_line(f"FAIL  {name}: {late} [{late.code}]")
+        return False
     return True
+
+
+def _node_passes(probe: NodeProbe, print_line: Callable[[str], None]) -> bool:
+    print_line(f"{'FAIL' if probe.problems else 'ok  '}  node {probe.address}: {probe.summary}")
+    return not probe.problems
 
 
 def _versions(settings: Settings) -> str:
@@ -72,6 +110,17 @@ def _mlflow(settings: Settings) -> str:
 def _tables(settings: Settings) -> str:
     Tables(settings).check()
     return str(settings.iceberg["uri"])
+
+
+def _online(settings: Settings) -> str:
+    open_shared_store(settings.online_store_uri).get_many([b"doctor"])
+    return urlsplit(settings.online_store_uri).scheme
+
+
+def _keys(settings: Settings) -> str:
+    if not settings.access:
+        return "access control is off"
+    return f"{len(KeyStore(settings.access_uri).read())} API keys"
 
 
 def _cluster(settings: Settings) -> str:

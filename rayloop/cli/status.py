@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from cluster import connection
 from cluster.actors import find_actor, get_result
+from cluster.errors import RayloopError
 from cluster.names import log_writer_actor, monitor_actor, rollout_actor
 from cluster.settings import Settings
 from cluster.times import format_utc
@@ -23,6 +25,8 @@ from rayloop.served_models import list_models
 from rayloop.stages.alarm_jobs import JOB_ACTIONS, describe_job
 
 _RECENT_ALARMS = 3
+_LIMIT_S = 10.0
+"""Seconds in which an actor must answer."""
 
 
 def show_status(settings: Settings, print_line: Callable[[str], None]) -> None:
@@ -34,16 +38,20 @@ def show_status(settings: Settings, print_line: Callable[[str], None]) -> None:
     models = list_models()
     health = deployment_statuses(settings, models) if models else {}
     for model in models:
-        for line in _describe_model(settings, model, health.get(model)):
-            print_line(line)
+        # One model's actor may hang, or its store; the others are shown.
+        try:
+            for line in _describe_model(settings, model, health.get(model)):
+                print_line(line)
+        except (RayloopError, RayError) as error:
+            print_line(f"  {model} cannot be described any further: {error}")
     if not models:
         print_line("no model is served; `rayloop run <project>` serves one")
 
 
 def _describe_model(settings: Settings, model: str, health: DeploymentStatus | None) -> Iterator[str]:
-    served = get_result(connect_config_writer(settings).current_config.remote(model))
+    served = get_result(connect_config_writer(settings).current_config.remote(model), _LIMIT_S)
     yield f"\n{model}: " + (f"champion v{served.champion.version}{_replicas(health)}" if served else "not served")
-    lost = get_result(find_actor(log_writer_actor(model)).lost_rows.remote())
+    lost = get_result(find_actor(log_writer_actor(model)).lost_rows.remote(), _LIMIT_S)
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
         yield f"  log: {rows} were lost with {lost['replicas']} killed replica(s)"
@@ -51,9 +59,9 @@ def _describe_model(settings: Settings, model: str, health: DeploymentStatus | N
         for challenger in served.split.challengers:
             yield f"  challenger v{challenger.version} at {100 * served.split.share:.3g}%"
     if (rollout := find_actor(rollout_actor(model))) is not None:
-        yield from describe_rollout(get_result(rollout.status.remote()), time.time())
+        yield from describe_rollout(get_result(rollout.status.remote(), _LIMIT_S), time.time())
     if (monitor := find_actor(monitor_actor(model))) is not None:
-        yield from describe_monitor(settings, get_result(monitor.status.remote()))
+        yield from describe_monitor(settings, get_result(monitor.status.remote(), _LIMIT_S))
     yield f"  {settings.endpoint}/v2/models/{model}"
 
 

@@ -33,6 +33,7 @@ AREAS = {
     "RegistryUnavailable": "registry",
     "VersionNotFound": "registry",
     "StoreUnavailable": "store",
+    "BackupError": "backup",
     "GateFailed": "gate",
     "RolloutError": "rollout",
     "RequestError": "request",

@@ -36,6 +36,7 @@ from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.notification_payloads import Notification, alertmanager_body, webhook_body
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, MonitorStore
+from rayloop.backup.backup_folder import BackupManifest, CopiedFile
 from rayloop.context import ProjectContext
 from rayloop.stages import baselines
 from tests.factories.errors import raises
@@ -365,6 +366,25 @@ def test_gate_report_is_written_unchanged() -> None:
 @pytest.mark.parametrize("path", formats("gate.json"))
 def test_stored_gate_report_is_read(path: Path) -> None:
     assert GateReport.from_stored(path.read_bytes()) == samples.REPORT
+
+
+# Backups.
+
+BACKUP = BackupManifest(
+    created_at=1.5e9,
+    release="0.2.0",
+    locations={"warehouse": "file:///home/warehouse"},
+    files={"catalog": CopiedFile(size=3, sha256="ab" * 32)},
+)
+
+
+def test_backup_manifest_is_written_unchanged() -> None:
+    stored("backup.json", BACKUP.model_dump_json(indent=1).encode())
+
+
+@pytest.mark.parametrize("path", formats("backup.json"))
+def test_stored_backup_manifest_is_read(path: Path) -> None:
+    assert BackupManifest.from_stored(path.read_bytes()) == BACKUP
 
 
 # Baselines.

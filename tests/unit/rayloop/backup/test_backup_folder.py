@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import BackupError
-from rayloop.backup.backup_folder import BackupFolder, Manifest
+from rayloop.backup.backup_folder import BackupFolder, BackupManifest
 from tests.factories.errors import raises
 
 
@@ -24,7 +24,7 @@ def tree(tmp_path: Path) -> Path:
 def write_backup(tree: Path, target: Path) -> BackupFolder:
     backup = BackupFolder(str(target))
     backup.add_tree(tree.as_uri(), "tree")
-    backup.finish(Manifest(created_at=0.0, release="1", locations={}, files=backup.files))
+    backup.finish(BackupManifest(created_at=0.0, release="1", locations={}, files=backup.files))
     return BackupFolder(str(target))
 
 

@@ -1,0 +1,70 @@
+"""The doctor: all checks at once, each within a limit; and what is wrong with a node."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from cluster.errors import DataError
+from cluster.settings import Settings, load_settings
+from rayloop.cli import doctor
+from rayloop.cli.node_probe import NodeAnswer, judge
+
+ALIVE = {"NodeID": "n", "Alive": True, "NodeManagerAddress": "10.0.0.7"}
+WELL = NodeAnswer(clock_s=3.0, doubt_s=0.1, free_disk=0.5)
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Instead of the real checks: MLflow hangs until the event, the tables fail, the others are well."""
+    release = threading.Event()
+
+    def hang(settings: Settings) -> str:
+        release.wait(60)
+        return "late"
+
+    def fail(settings: Settings) -> str:
+        raise DataError("data.catalog_no_answer", uri="sqlite:///x")
+
+    for name in ("_versions", "_memory", "_disk", "_files", "_online", "_keys", "_cluster"):
+        monkeypatch.setattr(doctor, name, lambda settings: "well")
+    hang.__name__, fail.__name__ = "_mlflow", "_tables"
+    monkeypatch.setattr(doctor, "_mlflow", hang)
+    monkeypatch.setattr(doctor, "_tables", fail)
+    monkeypatch.setattr(doctor, "_LIMIT_S", 0.2)
+    return release
+
+
+def test_store_that_hangs_is_named_and_delays_no_other_check(checks: threading.Event) -> None:
+    lines: list[str] = []
+    assert not doctor.run_checks(load_settings(), lines.append)
+    checks.set()
+    failed = [line.split("[")[-1].rstrip("]") for line in lines if line.startswith("FAIL")]
+    assert failed == ["rayloop.check_hangs", "data.catalog_no_answer"]
+    assert sum(line.startswith("ok ") for line in lines) == 7
+
+
+def test_node_that_is_well_has_no_problem() -> None:
+    assert judge(ALIVE, WELL).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("node", "answer", "part"),
+    [
+        (ALIVE, None, "runs nothing"),
+        (ALIVE | {"Alive": False, "DeathReasonMessage": "health check failed"}, None, "health check failed"),
+        (ALIVE, WELL._replace(clock_s=3600.0), "3,600 s ahead"),
+        (ALIVE, WELL._replace(clock_s=-3600.0), "3,600 s behind"),
+        (ALIVE, WELL._replace(free_disk=0.04), "96% full"),
+    ],
+    ids=["hangs", "dead", "ahead", "behind", "full"],
+)
+def test_node_with_a_problem_names_it(node: dict[str, object], answer: NodeAnswer | None, part: str) -> None:
+    (problem,) = judge(node, answer).problems
+    assert part in problem
+
+
+def test_clock_is_not_judged_beyond_what_the_answer_can_tell() -> None:
+    # The task waited for a worker process: its clock was read at some time within 40 s.
+    assert judge(ALIVE, WELL._replace(clock_s=20.0, doubt_s=20.0)).problems == ()
