@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Thread
 from urllib.parse import urlsplit
@@ -31,15 +31,26 @@ _LIMIT_S = 30.0
 """Seconds after which a check counts as hanging."""
 
 
-def run_checks(settings: Settings, print_line: Callable[[str], None]) -> bool:
-    """Print a line for each check.
+def run_checks(
+    settings: Settings,
+    print_line: Callable[[str], None],
+    checks: Sequence[Callable[[Settings], str]] = (),
+    limit_s: float = _LIMIT_S,
+) -> bool:
+    """Print a line for each check, and for each node.
+
+    Args:
+        settings: Home, stores and ports.
+        print_line: Called with each line.
+        checks: Functions that return what is well, or raise a RayloopError; default: all checks of this module.
+        limit_s: Seconds after which a check counts as hanging.
 
     Returns:
         Whether all checks pass.
     """
-    checks = (_versions, _memory, _disk, _files, _mlflow, _tables, _online, _keys, _cluster)
+    checks = checks or (_versions, _memory, _disk, _files, _mlflow, _tables, _online, _keys, _cluster)
     outcomes = {check: _start(check, settings) for check in checks}
-    deadline = time.monotonic() + _LIMIT_S
+    deadline = time.monotonic() + limit_s
     passed = [_passes(check.__name__.strip("_"), outcome, deadline, print_line) for check, outcome in outcomes.items()]
     if ray.is_initialized():
         passed += [_node_passes(probe, print_line) for probe in probe_nodes()]
@@ -67,7 +78,7 @@ def _passes(name: str, outcome: Future[str], deadline: float, print_line: Callab
         print_line(f"FAIL  {name}: {error} [{error.code}]")
         return False
     except TimeoutError:
-        late = RayloopError("rayloop.check_hangs", check=name, limit_s=_LIMIT_S)
+        late = RayloopError("rayloop.check_hangs", check=name)
         print_line(f"FAIL  {name}: {late} [{late.code}]")
         return False
     return True

@@ -15,34 +15,26 @@ ALIVE = {"NodeID": "n", "Alive": True, "NodeManagerAddress": "10.0.0.7"}
 WELL = NodeAnswer(clock_s=3.0, doubt_s=0.1, free_disk=0.5)
 
 
-@pytest.fixture
-def checks(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Instead of the real checks: MLflow hangs until the event, the tables fail, the others are well."""
-    release = threading.Event()
+def test_store_that_hangs_is_named_and_delays_no_other_check() -> None:
+    release, lines = threading.Event(), []
 
-    def hang(settings: Settings) -> str:
+    def hangs(settings: Settings) -> str:
         release.wait(60)
         return "late"
 
-    def fail(settings: Settings) -> str:
+    def fails(settings: Settings) -> str:
         raise DataError("data.catalog_no_answer", uri="sqlite:///x")
 
-    for name in ("_versions", "_memory", "_disk", "_files", "_online", "_keys", "_cluster"):
-        monkeypatch.setattr(doctor, name, lambda settings: "well")
-    hang.__name__, fail.__name__ = "_mlflow", "_tables"
-    monkeypatch.setattr(doctor, "_mlflow", hang)
-    monkeypatch.setattr(doctor, "_tables", fail)
-    monkeypatch.setattr(doctor, "_LIMIT_S", 0.2)
-    return release
+    def well(settings: Settings) -> str:
+        return "well"
 
-
-def test_store_that_hangs_is_named_and_delays_no_other_check(checks: threading.Event) -> None:
-    lines: list[str] = []
-    assert not doctor.run_checks(load_settings(), lines.append)
-    checks.set()
-    failed = [line.split("[")[-1].rstrip("]") for line in lines if line.startswith("FAIL")]
-    assert failed == ["rayloop.check_hangs", "data.catalog_no_answer"]
-    assert sum(line.startswith("ok ") for line in lines) == 7
+    try:
+        assert not doctor.run_checks(load_settings(), lines.append, (hangs, fails, well), limit_s=0.2)
+    finally:
+        release.set()
+    codes = [line.rpartition("[")[2].rstrip("]") for line in lines if line.startswith("FAIL")]
+    assert codes == ["rayloop.check_hangs", "data.catalog_no_answer"]
+    assert lines[-1] == "ok    well: well"
 
 
 def test_node_that_is_well_has_no_problem() -> None:
