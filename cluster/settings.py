@@ -81,6 +81,15 @@ class Settings(BaseSettings):
     """Port of HAProxy's statistics."""
     haproxy_metrics_port: int = Field(default=9101, ge=1, le=65535)
     """Port of HAProxy's metrics for Prometheus."""
+    door_certificate: str = ""
+    """PEM file with the certificate chain and the key of the door; default: no TLS. A new
+    content is used within a second."""
+    door_models: int = Field(default=32, ge=1, le=1000)
+    """Models that the door can serve at once."""
+    door_replicas: int = Field(default=32, ge=1, le=1000)
+    """Replicas of a model, those that drain included, that the door can serve at once."""
+    door_connections: int = Field(default=4096, ge=16)
+    """Connections of callers that the door accepts at once; each takes at most about 100 KiB."""
     replica_ports_from: int = Field(default=30000, ge=1024, le=60000)
     """First of 1,002 ports for replicas and fallback proxies."""
     cpus: int = Field(default_factory=lambda: max(4, os.cpu_count() or 1), ge=2)
@@ -91,6 +100,11 @@ class Settings(BaseSettings):
         """Folder of this machine for sockets. Its name is short: the path of a Unix socket has at most 107 bytes."""
         tag = uuid.uuid5(uuid.NAMESPACE_URL, str(self.home.absolute())).hex[:12]
         return Path(tempfile.gettempdir()) / f"rayloop-{tag}"
+
+    @property
+    def door_folder(self) -> Path:
+        """Folder of this machine for the door's sockets and configuration, which outlive a cluster."""
+        return self.scratch.with_name(f"{self.scratch.name}-door")
 
     @property
     def mlflow_uri(self) -> str:

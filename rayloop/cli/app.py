@@ -120,6 +120,17 @@ def restore(source: Annotated[str, typer.Argument(help="Folder or URI of a backu
 
 
 @app.command()
+def door() -> None:
+    """Run this host's door, HAProxy in front of the models' replicas, until it is stopped; see docs/door.md."""
+    import logging
+
+    from cluster.door import supervisor
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    supervisor.run(load_settings())
+
+
+@app.command()
 def status() -> None:
     """Show the deployments and their health: replicas, rollouts, drift, costs."""
     from rayloop.cli.status import show_status

@@ -1,0 +1,107 @@
+"""Which replicas answer for which model, as Serve's controller publishes it. Pure.
+
+Serve's word adds replicas at once. It removes one only when the replica itself no longer answers its health check, or
+after a while: a controller that comes back after the head was lost lists replicas one by one, and those that it has
+not found yet still serve. A replica that Serve drains fails its check at once, and still answers what it gets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Set
+from typing import Any
+
+from pydantic import Field
+
+from cluster.values import Frozen, Stored
+
+ROOT_ROUTE = "/v2"
+ANY_MODEL = "*"
+"""Key of the map for calls that name no model that is served."""
+ABSENT_S = 30.0
+"""Seconds after which a replica that Serve does not list is removed although it answers its check."""
+_MODEL_ROUTE = re.compile(r"/v2/models/([A-Za-z0-9_.-]+)")
+
+
+class Target(Frozen):
+    """An address that a replica listens on."""
+
+    host: str
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Replica(Frozen):
+    """A replica that takes requests from outside."""
+
+    http: Target
+    grpc: Target | None = None
+
+
+class Membership(Stored, stored_as="membership of the door"):
+    """All replicas behind the door."""
+
+    root: tuple[Replica, ...] = ()
+    """Those of the root application, which answers for paths outside of models."""
+    models: Mapping[str, tuple[Replica, ...]] = Field(default_factory=dict)
+
+
+class Absences:
+    """Since when Serve has not listed replicas that were members."""
+
+    def __init__(self) -> None:
+        self._since: dict[Replica, float] = {}
+
+    def settle(self, before: Membership, listed: Membership, healthy: Set[Target], now: float) -> Membership:
+        """Return the members: those that are listed, and earlier ones that may be missing from the list by mistake.
+
+        Args:
+            before: The members so far.
+            listed: What Serve lists; a model that is missing from it is not served any more.
+            healthy: HTTP addresses that pass the door's own check.
+            now: Seconds of a monotonic clock.
+        """
+        kept: set[Replica] = set()
+
+        def merge(old: tuple[Replica, ...], new: tuple[Replica, ...]) -> tuple[Replica, ...]:
+            missing = [replica for replica in old if replica not in new and replica.http in healthy]
+            held = [r for r in missing if now - self._since.setdefault(r, now) < ABSENT_S]
+            kept.update(missing)
+            return (*new, *held)
+
+        models = {model: merge(before.models.get(model, ()), new) for model, new in listed.models.items()}
+        members = Membership(root=merge(before.root, listed.root), models=models)
+        self._since = {replica: since for replica, since in self._since.items() if replica in kept}
+        return members
+
+
+def parse_serve_details(details: Mapping[str, Any]) -> Membership | None:
+    """Read the answer of ``GET /api/serve/applications/``.
+
+    Returns:
+        The members; None when no controller wrote it, which says nothing about the replicas.
+    """
+    if not details.get("controller_info", {}).get("actor_id"):
+        return None
+    routes: dict[str, dict[str, dict[str, Target]]] = {
+        app["route_prefix"]: {} for app in details["applications"].values() if app.get("route_prefix")
+    }
+    for group in details.get("target_groups", ()):
+        if (targets := routes.get(group["route_prefix"])) is not None:
+            for target in group["targets"]:
+                address = Target(host=target["ip"], port=target["port"])
+                targets.setdefault(target["name"], {})[group["protocol"]] = address
+    models = {match[1]: _replicas(targets.values()) for route, targets in routes.items() if (match := _model(route))}
+    return Membership(root=_replicas(routes.get(ROOT_ROUTE, {}).values()), models=models)
+
+
+def _model(route: str) -> re.Match[str] | None:
+    return _MODEL_ROUTE.fullmatch(route)
+
+
+def _replicas(targets: Iterable[Mapping[str, Target]]) -> tuple[Replica, ...]:
+    found = [Replica(http=each["HTTP"], grpc=each.get("gRPC")) for each in targets if "HTTP" in each]
+    return tuple(sorted(found, key=lambda replica: (replica.http.host, replica.http.port)))

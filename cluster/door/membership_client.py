@@ -1,0 +1,63 @@
+"""Reading the membership from Serve's REST API, in a process without Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import urllib.request
+from pathlib import Path
+
+from cluster.door.membership import Membership, parse_serve_details
+
+POLL_S = 0.5
+_TIMEOUT_S = 5.0
+# A proxy of the environment is for the world outside.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class MembershipWatcher(threading.Thread):
+    """Asks again and again; while the head is away there is no news.
+
+    Args:
+        dashboard: Address of the head's dashboard.
+    """
+
+    def __init__(self, dashboard: str) -> None:
+        super().__init__(name="membership", daemon=True)
+        self._url = f"{dashboard}/api/serve/applications/"
+        self._listed: Membership | None = None
+        self._stop = threading.Event()
+
+    def listed(self) -> Membership | None:
+        """Return what Serve listed last; None before its first answer."""
+        return self._listed
+
+    def run(self) -> None:
+        """Poll until ``stop``."""
+        while not self._stop.wait(POLL_S):
+            try:
+                listed = fetch_membership(self._url)
+            except (OSError, ValueError, LookupError):
+                # The last answer stands: replicas serve without their controller.
+                continue
+            self._listed = listed or self._listed
+
+    def stop(self) -> None:
+        """End the thread after the present question."""
+        self._stop.set()
+
+
+def fetch_membership(url: str) -> Membership | None:
+    """Ask Serve once. Raises OSError without an answer, ValueError or LookupError when it is not Serve's."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if (token := _token()) else {})
+    with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
+        return parse_serve_details(json.load(answer))
+
+
+def _token() -> str:
+    """Ray's token, from the places where Ray looks for it."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", ""):
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return path.read_text().strip() if path.exists() else ""

@@ -1,0 +1,186 @@
+"""What HAProxy holds, read from its admin socket, and the commands that make it hold something else. Pure."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from cluster.door.config import ROOT_POOL, UNUSED
+from cluster.door.membership import ANY_MODEL, Membership, Replica, Target
+
+SHOW_STATES, SHOW_REQUESTS = "show servers state", "show stat -1 4 -1"
+# Bits of srv_admin_state: maintenance and draining, each by a command or by the server that is tracked.
+_MAINTENANCE, _DRAIN = 0x03, 0x18
+_RUNNING = "2"
+Key = tuple[int, int]
+"""Pool and number of a slot."""
+
+
+class State(Enum):
+    """What a slot is for."""
+
+    FREE = "maint"
+    """Nothing; its address means nothing."""
+    TAKING = "ready"
+    """A member, which gets requests while it passes its check."""
+    DRAINING = "drain"
+    """A replica that was a member, and still answers requests."""
+
+
+class Slot(NamedTuple):
+    """A slot of a pool."""
+
+    state: State
+    replica: Replica
+    requests: int
+    """Requests in progress."""
+    healthy: bool
+    """Whether the replica passes its check."""
+
+
+class Held(NamedTuple):
+    """What HAProxy holds."""
+
+    slots: Mapping[Key, Slot]
+    pools: Mapping[str, int]
+    """The map: the pool of each model, and of ANY_MODEL."""
+
+    @property
+    def healthy(self) -> set[Target]:
+        """HTTP addresses of members that pass their check."""
+        return {slot.replica.http for slot in self.slots.values() if slot.state is State.TAKING and slot.healthy}
+
+
+class Changes(NamedTuple):
+    """Commands for the admin socket, in order."""
+
+    commands: list[str]
+    without_pool: tuple[str, ...] = ()
+    """Models for which no pool is free."""
+    without_slot: tuple[Replica, ...] = ()
+    """Replicas for which no slot is free."""
+
+
+def parse_held(states: str, requests: str, entries: str) -> Held:
+    """Read the answers to SHOW_STATES, SHOW_REQUESTS and ``show map``; the states must be the oldest.
+
+    Statistics alone do not say that a slot drains once its replica fails its check.
+    """
+    servers = {(row["be_name"], row["srv_name"]): row for row in _read_states(states)}
+    open_requests = {
+        (row["# pxname"], row["svname"]): int(row["scur"]) + int(row["qcur"])
+        for row in csv.DictReader(requests.strip().splitlines())
+    }
+    slots = {}
+    for (backend, server), row in servers.items():
+        if backend[0] == "m":
+            pool, other = int(backend[1:]), f"g{backend[1:]}"
+            grpc = _target(servers[other, server])
+            replica = Replica(http=_target(row), grpc=None if grpc == UNUSED else grpc)
+            count = open_requests[backend, server] + open_requests[other, server]
+            healthy = row["srv_op_state"] == _RUNNING
+            slots[pool, int(server[1:])] = Slot(_state(int(row["srv_admin_state"])), replica, count, healthy)
+    # Each line is an entry's address in memory, its key and its value.
+    return Held(slots, {key: int(value) for _, key, value in (line.split() for line in entries.strip().splitlines())})
+
+
+def _read_states(text: str) -> Iterator[dict[str, str]]:
+    # The first line is the format's version.
+    _, header, *lines = text.strip().splitlines()
+    names = header.removeprefix("# ").split()
+    for line in lines:
+        yield dict(zip(names, line.split(), strict=False))
+
+
+def plan_changes(held: Held, members: Membership, map_file: str) -> Changes:
+    """Return what makes HAProxy hold the members, and nothing that it holds already.
+
+    A slot whose replica leaves drains until its last request is answered, and is not used for another before that.
+    """
+    models = sorted(members.models)
+    pools, without_pool = _assign(held, models)
+    wanted = {pools[model]: members.models[model] for model in models if model in pools}
+    wanted[ROOT_POOL] = members.root
+    commands: list[str] = []
+    without_slot: list[Replica] = []
+    for pool in sorted({pool for pool, _ in held.slots}):
+        slots = {number: slot for (p, number), slot in held.slots.items() if p == pool}
+        for change in _change_pool(pool, slots, wanted.get(pool, ())):
+            if isinstance(change, Replica):
+                without_slot.append(change)
+            else:
+                commands.append(change)
+    # The map last: a model's first request comes to slots that are filled.
+    entries = dict(pools)
+    if answering := [pools[model] for model in models if model in pools and members.models[model]]:
+        entries[ANY_MODEL] = held.pools.get(ANY_MODEL, -1)
+        if entries[ANY_MODEL] not in answering:
+            entries[ANY_MODEL] = min(answering)
+    commands += _change_map(held.pools, entries, map_file)
+    return Changes(commands, tuple(without_pool), tuple(without_slot))
+
+
+def _assign(held: Held, models: list[str]) -> tuple[dict[str, int], list[str]]:
+    """The pool of each model, and the models without one. A pool in which something drains is not free."""
+    pools = {model: held.pools[model] for model in models if model in held.pools}
+    busy = {pool for (pool, _), slot in held.slots.items() if slot.state is not State.FREE}
+    busy |= {ROOT_POOL, *held.pools.values()}
+    free = sorted({pool for pool, _ in held.slots} - busy)
+    new = [model for model in models if model not in pools]
+    return pools | dict(zip(new, free, strict=False)), new[len(free) :]
+
+
+def _change_pool(pool: int, slots: dict[int, Slot], wanted: tuple[Replica, ...]) -> Iterator[str | Replica]:
+    """Commands; a replica for which no slot is free comes as itself."""
+    holding = {slot.replica: number for number, slot in slots.items() if slot.state is not State.FREE}
+    for number, slot in slots.items():
+        if slot.state is State.TAKING and slot.replica not in wanted:
+            yield _set(pool, number, "state drain")
+        elif slot.state is State.DRAINING and slot.replica not in wanted and not slot.requests:
+            yield _set(pool, number, "state maint")
+        elif slot.state is State.DRAINING and slot.replica in wanted:
+            yield _set(pool, number, "state ready")
+    free = iter(sorted(number for number, slot in slots.items() if slot.state is State.FREE))
+    for replica in wanted:
+        if replica in holding:
+            continue
+        if (number := next(free, None)) is None:
+            yield replica
+            continue
+        yield from _fill(pool, number, slots[number].replica, replica)
+
+
+def _fill(pool: int, number: int, before: Replica, replica: Replica) -> Iterator[str]:
+    if before.http != replica.http:
+        yield _set(pool, number, f"addr {replica.http.host} port {replica.http.port}")
+    if before.grpc != replica.grpc:
+        grpc = replica.grpc or UNUSED
+        yield f"set server g{pool}/r{number} addr {grpc.host} port {grpc.port}"
+    yield _set(pool, number, "state ready")
+
+
+def _set(pool: int, number: int, change: str) -> str:
+    # The slot for gRPC tracks this one, its state included.
+    return f"set server m{pool}/r{number} {change}"
+
+
+def _change_map(before: Mapping[str, int], after: Mapping[str, int], map_file: str) -> Iterator[str]:
+    for key in sorted(before.keys() - after.keys()):
+        yield f"del map {map_file} {key}"
+    for key, pool in sorted(after.items()):
+        if key not in before:
+            yield f"add map {map_file} {key} {pool}"
+        elif before[key] != pool:
+            yield f"set map {map_file} {key} {pool}"
+
+
+def _target(row: Mapping[str, str]) -> Target:
+    return Target(host=row["srv_addr"], port=int(row["srv_port"]))
+
+
+def _state(admin_state: int) -> State:
+    if admin_state & _MAINTENANCE:
+        return State.FREE
+    return State.DRAINING if admin_state & _DRAIN else State.TAKING

