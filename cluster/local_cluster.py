@@ -78,6 +78,8 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
     # Ray's logs are kept after a stop, to diagnose it, until the next start.
     shutil.rmtree(settings.scratch, ignore_errors=True)
     settings.scratch.mkdir(mode=0o700)
+    # The members of the cluster before this one.
+    shutil.rmtree(settings.door_folder, ignore_errors=True)
     session = uuid.uuid4().hex
     environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
     _session_file(settings).write_text(_Session(session=session, layout=LAYOUT).model_dump_json())
@@ -86,6 +88,8 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
     server = _start_mlflow(settings, environment)
     _ray_start(settings, environment)
     _await_mlflow(settings, server)
+    if settings.door:
+        _start_door(settings, environment)
     return True
 
 
@@ -157,41 +161,18 @@ def discovery_file(settings: Settings) -> Path:
 def cluster_environment(settings: Settings) -> dict[str, str]:
     """Variables that must be set where the head starts."""
     scratch = str(settings.scratch)
-    haproxy = {
-        "CONFIG_FILE_LOC": f"{scratch}/haproxy.cfg",
-        "SOCKET_PATH": f"{scratch}/admin.sock",
-        "METRICS_SOCKET_PATH": f"{scratch}/metrics.sock",
-        "SERVER_STATE_BASE": scratch,
-        "SERVER_STATE_FILE": f"{scratch}/server-state",
-        "STATS_PORT": str(settings.haproxy_stats_port),
-        "METRICS_PORT": str(settings.haproxy_metrics_port),
-    }
+    # Replicas take requests themselves, from Serve's HAProxy or from the door.
+    serve = {"ENABLE_DIRECT_INGRESS": "1", "ENABLE_HA_PROXY": "0"} if settings.door else _serve_haproxy(settings)
     ray = {
         # Ray's job manager finds "its" cluster through a file in this folder; two clusters must not share the folder.
         "RAY_TMPDIR": scratch,
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.replica_ports_from),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 499),
-        # HAProxy sends to these while an application has no replica. Ray opens them with SO_REUSEPORT: two clusters of
-        # one machine with the same port would get each other's requests and answer them with 404.
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(settings.replica_ports_from + 500),
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(settings.replica_ports_from + 999),
-        # A replica that dies loses its requests, and a prediction may be repeated. HAProxy repeats it when it has the
-        # whole request; the only way to set that option through Serve is the end of this line of its configuration.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
-        "RAY_SERVE_HAPROXY_RETRIES": "3",
-        # RAY_SERVE_HAPROXY_CLOSE_SPREAD_TIME_S stays unset. HAProxy restarts when replicas come and go, and its old
-        # process asks each caller to reconnect with the next answer. With that window it also cuts idle connections at
-        # random moments: a caller who sends at that moment loses a request.
-        #
-        # Without HAProxy's metrics: Serve would read a log line of HAProxy for each request, which costs more than
-        # HAProxy itself. Replicas count requests instead.
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        # HAProxy notices within six seconds that a replica is leaving; by default Serve drains it for thirty.
+        # What is before a replica notices within seconds that it is leaving; by default Serve drains it for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
         # By default Ray ends a process that idles for a second when a node has more processes than CPUs, and the ones
@@ -205,7 +186,39 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
     base = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     # A job's `python` is the first in the head's PATH: it should be this one, even when no environment is activated.
     base["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)])
-    return base | ray | {f"RAY_SERVE_HAPROXY_{k}": v for k, v in haproxy.items()} | settings.environment()
+    return base | ray | {f"RAY_SERVE_{k}": v for k, v in serve.items()} | settings.environment()
+
+
+def _serve_haproxy(settings: Settings) -> dict[str, str]:
+    """Variables ``RAY_SERVE_*`` of Serve's own HAProxy."""
+    scratch = str(settings.scratch)
+    haproxy = {
+        "CONFIG_FILE_LOC": f"{scratch}/haproxy.cfg",
+        "SOCKET_PATH": f"{scratch}/admin.sock",
+        "METRICS_SOCKET_PATH": f"{scratch}/metrics.sock",
+        "SERVER_STATE_BASE": scratch,
+        "SERVER_STATE_FILE": f"{scratch}/server-state",
+        "STATS_PORT": str(settings.haproxy_stats_port),
+        "METRICS_PORT": str(settings.haproxy_metrics_port),
+        # A replica that dies loses its requests, and a prediction may be repeated. HAProxy repeats it when it has the
+        # whole request; the only way to set that option through Serve is the end of this line of its configuration.
+        "RETRY_ON": "conn-failure empty-response\n    option http-buffer-request",
+        "RETRIES": "3",
+        # CLOSE_SPREAD_TIME_S stays unset. HAProxy restarts when replicas come and go, and its old process asks each
+        # caller to reconnect with the next answer. With that window it also cuts idle connections at random moments: a
+        # caller who sends at that moment loses a request.
+        #
+        # Without HAProxy's metrics: Serve would read a log line of HAProxy for each request, which costs more than
+        # HAProxy itself. Replicas count requests instead.
+        "METRICS_ENABLED": "0",
+    }
+    fallback = {
+        # HAProxy sends to these while an application has no replica. Ray opens them with SO_REUSEPORT: two clusters of
+        # one machine with the same port would get each other's requests and answer them with 404.
+        "FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
+        "FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
+    }
+    return {"ENABLE_HA_PROXY": "1"} | fallback | {f"HAPROXY_{name}": value for name, value in haproxy.items()}
 
 
 def has_token() -> bool:
@@ -295,6 +308,23 @@ def _await_mlflow(settings: Settings, server: subprocess.Popen[bytes] | None) ->
         if server.poll() is not None or time.monotonic() > deadline:
             stop(settings)
             raise ClusterUnavailable("cluster.mlflow_not_started", log=str(settings.home / "mlflow.log"))
+        time.sleep(_POLL_SECONDS)
+
+
+def _start_door(settings: Settings, environment: dict[str, str]) -> None:
+    """Start the door's supervisor, and wait until HAProxy answers."""
+    log = settings.home / "door.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cluster.door"], env=environment, stdout=out, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, start_new_session=True, umask=PRIVATE_UMASK,
+        )  # fmt: skip
+    _servers.append(process)
+    deadline = time.monotonic() + _START_SECONDS
+    while not _listens(settings.haproxy_metrics_port):
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop(settings)
+            raise ClusterUnavailable("cluster.door_not_started", log=str(log))
         time.sleep(_POLL_SECONDS)
 
 

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     """Port of HAProxy's statistics."""
     haproxy_metrics_port: int = Field(default=9101, ge=1, le=65535)
     """Port of HAProxy's metrics for Prometheus."""
+    door: bool = False
+    """Whether rayloop's own door is before the replicas, which ``rayloop up`` starts; default: Serve's HAProxy."""
     door_certificate: str = ""
     """PEM file with the certificate chain and the key of the door; default: no TLS. A new
     content is used within a second."""
@@ -100,6 +102,13 @@ class Settings(BaseSettings):
         """Folder of this machine for sockets. Its name is short: the path of a Unix socket has at most 107 bytes."""
         tag = uuid.uuid5(uuid.NAMESPACE_URL, str(self.home.absolute())).hex[:12]
         return Path(tempfile.gettempdir()) / f"rayloop-{tag}"
+
+    @property
+    def proxy_ports(self) -> tuple[int, int]:
+        """Ports of Serve's own proxy, HTTP and gRPC: behind a door, callers do not use it."""
+        if self.door:
+            return self.replica_ports_from + 1000, self.replica_ports_from + 1001
+        return self.serve_port, self.grpc_port
 
     @property
     def door_folder(self) -> Path:

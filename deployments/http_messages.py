@@ -5,6 +5,7 @@ A framework's request and response objects take longer than a small model does.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +27,11 @@ AsgiReceive = Callable[[], Awaitable[dict[str, Any]]]
 AsgiSend = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+def accepts(method: str, allowed: str) -> bool:
+    """Whether a path for method ``allowed`` answers ``method``: HEAD wherever GET."""
+    return method == allowed or (method, allowed) == ("HEAD", "GET")
+
+
 class HttpRequest(NamedTuple):
     """A request; ``raw_headers`` are those of ASGI: names in lower case, latin-1 bytes."""
 
@@ -43,11 +49,15 @@ class HttpRequest(NamedTuple):
         """Read the body.
 
         Args:
-            limit: Most bytes.
+            limit: Most bytes, compressed and not.
 
         Raises:
-            RequestError: 413 beyond ``limit``, or 400 when the caller disconnects.
+            RequestError: 413 beyond ``limit``, 415 for another encoding than gzip, or 400 when the caller disconnects
+                or the body is not gzip.
         """
+        encoding = (self.header("content-encoding") or "identity").lower()
+        if encoding not in ("identity", "gzip"):
+            raise RequestError("request.encoding_not_supported", field="body", encoding=encoding[:100])
         declared = self.header("content-length") or ""
         if declared.isdecimal() and int(declared) > limit:
             raise RequestError("request.body_too_large", field="body", limit=limit)
@@ -61,7 +71,8 @@ class HttpRequest(NamedTuple):
             if size > limit:
                 raise RequestError("request.body_too_large", field="body", limit=limit)
             more = message.get("more_body", False)
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return _decompress(body, limit) if encoding == "gzip" else body
 
 
 class HttpResponse(NamedTuple):
@@ -99,6 +110,20 @@ def error_response(error: RequestError) -> HttpResponse:
     """Encode an error: its sentence, stable code and field, under its status and headers."""
     body = {"error": str(error), "code": error.code} | ({"field": error.field} if error.field else {})
     return json_response(body, error.headers, error.status)
+
+
+def _decompress(body: bytes, limit: int) -> bytes:
+    """Decompress gzip up to ``limit``: a small body may stand for any number of bytes."""
+    stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        content = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise RequestError("request.malformed_gzip", field="body", reason=str(error)) from error
+    if len(content) > limit:
+        raise RequestError("request.body_too_large", field="body", limit=limit)
+    if not stream.eof or stream.unused_data:
+        raise RequestError("request.malformed_gzip", field="body", reason="it does not end where the body ends")
+    return content
 
 
 async def _complete_lifespan(receive: AsgiReceive, send: AsgiSend) -> None:

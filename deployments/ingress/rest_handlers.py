@@ -20,6 +20,7 @@ from deployments.http_messages import (
     VERSION_HEADER,
     HttpRequest,
     HttpResponse,
+    accepts,
     error_response,
     json_response,
 )
@@ -88,7 +89,7 @@ class RestHandlers:
             method, handler = self._routes[path]
             if self._authenticator is not None and (scope := REQUIRED_SCOPES[path]) is not None:
                 await self._authenticator.admit(request.raw_headers.items(), model, scope)
-            if request.method != method:
+            if not accepts(request.method, method):
                 raise method_not_allowed(method)
             pinned = state.pinned_version(version, request.header(VARIANT_HEADER))
             response = await handler(_Call(state, request, id, pinned))

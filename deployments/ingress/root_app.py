@@ -11,7 +11,7 @@ from ray.serve.schema import ApplicationStatus
 
 from cluster.errors import RequestError
 from cluster.settings import load_settings
-from deployments.http_messages import AsgiApp, HttpRequest, HttpResponse, error_response, json_response
+from deployments.http_messages import AsgiApp, HttpRequest, HttpResponse, accepts, error_response, json_response
 from deployments.ingress.rest_handlers import method_not_allowed, open_authenticator
 from deployments.protocol.open_inference import PLATFORM
 
@@ -36,7 +36,7 @@ class RootApp:
         path = request.path.removeprefix(ROOT_ROUTE).rstrip("/")
         if path not in _PATHS:
             return error_response(await self._refusal(request, path))
-        if request.method != "GET":
+        if not accepts(request.method, "GET"):
             return error_response(method_not_allowed("GET"))
         if path == "/health/ready":
             ready = await asyncio.to_thread(_ready)

@@ -24,6 +24,7 @@ from cluster.errors import RequestError
 from deployments.http_messages import HttpRequest, HttpResponse, error_response
 
 CHECK_INTERVAL_S = 1.0
+_LARGE_BODY = 64 * 1024
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # For uvicorn to set when nothing waits.
 _UNUSED_EVENT = asyncio.Event()
@@ -43,6 +44,10 @@ class IngressRoute(NamedTuple):
     """``Retry-After`` of a 503."""
     timeout_s: float
     """A request that takes longer is canceled and gets a 408."""
+    buffer_bytes: int = 128 * 1024**2
+    """Most bytes of all bodies that have not been answered; a body beyond it gets 503."""
+    body_s: float = 30.0
+    """Seconds within which a large body must arrive; later ones get 408."""
     record_refusal: Callable[[str, int, float], object] = lambda method, status, seconds: None
     """Called with method, status and seconds of each 503 and 408: the handler does not see how these end."""
 
@@ -70,6 +75,8 @@ class ConcurrencyLimiter:
         self._since: dict[asyncio.Task[HttpResponse], float] = {}
         self._late: set[asyncio.Task[HttpResponse]] = set()
         self._checking = False
+        self.buffered = 0
+        """Bytes of bodies that have not been answered: these take memory before the caller is authenticated."""
 
     def count(self) -> int:
         """Number of requests in progress."""
@@ -82,7 +89,7 @@ class ConcurrencyLimiter:
         loop = asyncio.get_running_loop()
         started = loop.time()
         if len(self._since) >= route.max_requests:
-            return self._refuse(request, _overloaded(route.retry_after_s), 0.0)
+            return self.refuse(request.method, _overloaded(route.retry_after_s), 0.0)
         self._since[task] = started
         if not self._checking:
             self._cancel_late(loop)
@@ -93,13 +100,14 @@ class ConcurrencyLimiter:
                 raise
             task.uncancel()
             late = RequestError("request.timed_out", timeout_s=route.timeout_s)
-            return self._refuse(request, late, loop.time() - started)
+            return self.refuse(request.method, late, loop.time() - started)
         finally:
             del self._since[task]
             self._late.discard(task)
 
-    def _refuse(self, request: HttpRequest, error: RequestError, seconds: float) -> HttpResponse:
-        self.route.record_refusal(request.method, error.status, seconds)
+    def refuse(self, method: str, error: RequestError, seconds: float) -> HttpResponse:
+        """The response to a request that the handler does not see."""
+        self.route.record_refusal(method, error.status, seconds)
         return error_response(error)
 
     def _cancel_late(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -147,15 +155,38 @@ class IngressProtocol(HttpToolsProtocol):
         if not isinstance(self.cycle, RequestCycle):
             super().on_body(body)
         elif not self.cycle.body_complete:
-            self.cycle.body += body
-            if len(self.cycle.body) > self._route.body_bytes():
-                self._complete(self.cycle)
+            self._buffer(self.cycle, body)
 
     def on_message_complete(self) -> None:
         if not isinstance(self.cycle, RequestCycle):
             super().on_message_complete()
         elif not self.cycle.body_complete:
             self._complete(self.cycle)
+
+    def _buffer(self, cycle: RequestCycle, part: bytes) -> None:
+        """Keep a part of a body, unless it is too large, too much with all others, or too slow."""
+        was_large, limit = len(cycle.body) > _LARGE_BODY, self._route.body_bytes()
+        cycle.body += part
+        self.limiter.buffered += len(part)
+        if len(cycle.body) > limit:
+            self._complete(cycle)
+        elif self.limiter.buffered > max(self._route.buffer_bytes, limit):
+            self._give_up(cycle, _overloaded(self._route.retry_after_s))
+        elif not was_large and len(cycle.body) > _LARGE_BODY:
+            self.loop.call_later(self._route.body_s, self._give_up, cycle, RequestError("request.too_slow"))
+
+    def _give_up(self, cycle: RequestCycle, error: RequestError) -> None:
+        if not cycle.body_complete and not cycle.disconnected:
+            cycle.refusal = error
+            cycle.release()
+            self._complete(cycle)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        for cycle in (self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            # No task runs for these, which would release their bodies.
+            if isinstance(cycle, RequestCycle) and not (cycle.body_complete and cycle.turn):
+                cycle.release()
 
     def _complete(self, cycle: RequestCycle) -> None:
         """The body is complete, or as long as the limit allows."""
@@ -180,7 +211,7 @@ class RequestCycle:
 
     __slots__ = (
         "body", "body_complete", "connection", "disconnected", "headers", "keep_alive", "message_event", "method",
-        "response_complete", "turn", "url",
+        "refusal", "response_complete", "turn", "url",
     )  # fmt: skip
 
     def __init__(self, connection: IngressProtocol) -> None:
@@ -191,6 +222,7 @@ class RequestCycle:
         self.headers = dict(connection.headers)
         self.keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
         self.body = bytearray()
+        self.refusal: RequestError | None = None
         self.body_complete = self.turn = self.disconnected = self.response_complete = False
         self.message_event = _UNUSED_EVENT
 
@@ -201,13 +233,24 @@ class RequestCycle:
             await self.message_event.wait()
         if self.disconnected:
             return
+        limiter = self.connection.limiter
         try:
+            if self.refusal is not None:
+                self._send(limiter.refuse(self.method, self.refusal, 0.0))
+                return
             request = HttpRequest(self.method, self._path(), self.headers, self._receive)
-            self._send(await self.connection.limiter.handle(request))
+            self._send(await limiter.handle(request))
         except BaseException:
             # No byte of the response has been sent: the caller can retry on another replica.
             self.connection.transport.close()
             raise
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let the body go."""
+        self.connection.limiter.buffered -= len(self.body)
+        self.body = bytearray()
 
     def _path(self) -> str:
         path = self.url.partition(b"?")[0].decode("latin-1")

@@ -33,6 +33,7 @@ _POLL_S = 0.1
 _INFERENCE_SERVICE = "deployments.protocol.inference_pb.add_inference_service"
 _CHALLENGER = "Challenger"
 _DRAIN_S = 120.0
+_SHUTDOWN_MARGIN_S = 15.0
 
 
 class ServingOptions(Serving):
@@ -209,14 +210,15 @@ class ServeConfigWriter:
         details = self._details()
         apps = serve_details.declared_applications(details)
         change(apps)
+        http_port, grpc_port = self._settings.proxy_ports
         defaults = {
             "host": self._settings.serve_host,
-            "port": self._settings.serve_port,
+            "port": http_port,
             "request_timeout_s": serve_schema.REQUEST_TIMEOUT_S,
         }
         # Serve cannot change these options while it runs, and refuses the attempt.
         fixed = details.get("http_options") or {}
-        grpc = {"port": self._settings.grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
+        grpc = {"port": grpc_port, "grpc_servicer_functions": [_INFERENCE_SERVICE]}
         config = {
             "proxy_location": details.get("proxy_location") or _proxy_location(self._settings),
             "http_options": {name: fixed.get(name, default) for name, default in defaults.items()},
@@ -300,6 +302,8 @@ def _deployment(name: str, replicas: int, cpus: float, config: Frozen) -> dict[s
         "name": name,
         "num_replicas": replicas,
         "max_queued_requests": serve_schema.MAX_QUEUED_REQUESTS,
+        # A replica that leaves may finish what it has; without requests in progress it does not wait.
+        "graceful_shutdown_timeout_s": serve_schema.REQUEST_TIMEOUT_S + _SHUTDOWN_MARGIN_S,
         "backpressure_config": {"status_code": 503, "retry_after_s": serve_schema.RETRY_AFTER_S},
         "ray_actor_options": {"num_cpus": cpus},
         "user_config": config.model_dump(mode="json"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -91,3 +93,30 @@ def test_responses_carry_status_and_json() -> None:
     assert json_response({"ready": True}) == HttpResponse(b'{"ready":true}', 200, {}, "application/json")
     refused = error_response(RequestError("request.body_too_large", field="body", limit=1))
     assert (refused.status, b'"field":"body"' in refused.body) == (413, True)
+
+
+GZIP = {b"content-encoding": b"gzip"}
+
+
+def test_read_body_decompresses_gzip_up_to_the_limit() -> None:
+    packed = gzip.compress(b"x" * 1000)
+    assert read_body([packed[:7], packed[7:]], 1000, GZIP) == b"x" * 1000
+    with raises(RequestError, "request.body_too_large"):
+        read_body([packed], 999, GZIP)
+    bomb = gzip.compress(bytes(50_000_000))
+    tracemalloc.start()
+    with raises(RequestError, "request.body_too_large"):
+        read_body([bomb], 100_000, GZIP)
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("body", [b"plain", gzip.compress(b"abc")[:-3], gzip.compress(b"abc") + b"more"])
+def test_read_body_refuses_what_is_not_gzip(body: bytes) -> None:
+    with raises(RequestError, "request.malformed_gzip"):
+        read_body([body], 1000, GZIP)
+
+
+def test_read_body_refuses_another_encoding() -> None:
+    with raises(RequestError, "request.encoding_not_supported"):
+        read_body([b"x"], 1000, {b"content-encoding": b"br"})

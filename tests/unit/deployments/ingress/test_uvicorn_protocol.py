@@ -40,12 +40,21 @@ async def serving(
     max_requests: int = 8,
     timeout_s: float = DEADLINE_S,
     refusals: list[tuple[str, int, float]] | None = None,
+    **limits: Any,
 ) -> AsyncIterator[tuple[uvicorn.Server, int]]:
     before = auto.AutoHTTPProtocol
     record = refusals.append if refusals is not None else len
     install_route(
         IngressRoute(
-            handle, b"/v2/models/", lambda: LIMIT, max_requests, 1, timeout_s, lambda *refusal: record(refusal)
+            handle,
+            b"/v2/models/",
+            lambda: limits.get("body_bytes", LIMIT),
+            max_requests,
+            1,
+            timeout_s,
+            buffer_bytes=limits.get("buffer_bytes", 10 * LIMIT),
+            body_s=limits.get("body_s", DEADLINE_S),
+            record_refusal=lambda *refusal: record(refusal),
         )
     )
     sock = socket.socket()
@@ -299,3 +308,40 @@ def test_server_that_stops_finishes_requests_in_progress() -> None:
             assert b"connection: close\r\n" in head
 
     asyncio.run(run())
+
+
+def test_bodies_beyond_the_buffer_get_503_until_others_are_answered() -> None:
+    refusals: list[tuple[str, int, float]] = []
+    unfinished = encode("/v2/models/a", b"x" * 800)[:-1]
+
+    async def run() -> None:
+        async with serving(refusals=refusals, buffer_bytes=1000) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(unfinished)
+            await writer.drain()
+            # A caller that goes away in the middle of its body gives the room back.
+            _, gone = await asyncio.open_connection("127.0.0.1", port)
+            gone.write(encode("/v2/models/a", b"y" * 150)[:-1])
+            await gone.drain()
+            for status in (503, 503):
+                ((answer, _, _),) = await exchange(port, encode("/v2/models/a", b"z" * 300))
+                assert answer == status
+            gone.close()
+            writer.write(b"x")
+            assert (await asyncio.wait_for(read_response(reader), DEADLINE_S))[0] == 200
+            writer.close()
+            while (await exchange(port, encode("/v2/models/a", b"z" * 950)))[0][0] != 200:
+                """The other body is being released."""
+
+    asyncio.run(asyncio.wait_for(run(), DEADLINE_S))
+    assert refusals[:2] == [("POST", 503, 0.0)] * 2
+
+
+def test_large_body_that_is_slow_gets_408() -> None:
+    async def run() -> None:
+        async with serving(body_bytes=10**6, buffer_bytes=10**6, body_s=0.05) as (_, port):
+            head = encode("/v2/models/a", b"x" * 200_000)[:-100_001]
+            ((status, _, answer),) = await exchange(port, head)
+            assert (status, b"request.too_slow" in answer) == (408, True)
+
+    asyncio.run(asyncio.wait_for(run(), DEADLINE_S))
