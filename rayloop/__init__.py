@@ -47,7 +47,7 @@ Training:
     IntRange: Search space: an integer in a range.
     Uniform: Search space: a number in a range.
     LogUniform: Search space: a number in a range, uniform in its logarithm.
-    Prune: Compression step: remove weights.
+    Prune: Compression step: remove hidden units.
     Distill: Compression step: train a smaller model on a larger model's scores.
 
 Quality gate:

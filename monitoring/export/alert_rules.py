@@ -86,7 +86,7 @@ RULES = (
         name="RayloopSlow",
         expr="histogram_quantile(0.99, sum by (model, le) (rate(ray_rayloop_latency_ms_bucket_total[5m]))) > 250",
         duration="10m",
-        summary="1 % of requests to {{ $labels.model }} take over {{ $value | humanize }} ms for features and model",
+        summary="1% of requests to {{ $labels.model }} take over {{ $value | humanize }} ms for features and model",
     ),
     AlertRule(
         name="RayloopQueue",
@@ -119,7 +119,7 @@ RULES = (
         expr=_increase_expr("ray_rayloop_rollout_pass_failures_total", "5m"),
         duration="10m",
         severity="critical",
-        summary="The rollout of {{ $labels.model }} is neither judged nor advanced: each pass of its controller fails",
+        summary="The rollout of {{ $labels.model }} is stuck: every pass of its controller fails",
         runbook=_PLATFORM,
     ),
     AlertRule(
@@ -156,7 +156,7 @@ RULES = (
         expr="min by (ip) (ray_node_disk_free / (ray_node_disk_free + ray_node_disk_usage)) < 0.1",
         duration="5m",
         severity="critical",
-        summary="Node {{ $labels.ip }} has {{ $value | humanizePercentage }} of its disk left; Ray stops at 5 %",
+        summary="Node {{ $labels.ip }} has only {{ $value | humanizePercentage }} of its disk; Ray stops at 5%",
         runbook=_PLATFORM,
     ),
     AlertRule(
@@ -164,7 +164,7 @@ RULES = (
         expr="min by (ip) (ray_node_mem_available / ray_node_mem_total) < 0.07",
         duration="5m",
         severity="critical",
-        summary="Node {{ $labels.ip }} has {{ $value | humanizePercentage }} of its memory left; Ray kills at 5 %",
+        summary="Node {{ $labels.ip }} has {{ $value | humanizePercentage }} of its memory left; Ray kills tasks at 5%",
         runbook=_PLATFORM,
     ),
     AlertRule(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _UNITS_S = {"m": 60, "h": 3600, "d": 86400}
 _COLUMNS = ("id", "state", "name", "models", "scopes", "rate", "created", "expires")
 
-app = typer.Typer(help="API keys of the served models.", no_args_is_help=True)
+app = typer.Typer(help="Manage the API keys of the served models.", no_args_is_help=True)
 
 
 @app.command()

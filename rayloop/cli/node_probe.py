@@ -57,7 +57,7 @@ def judge(node: dict[str, Any], answer: NodeAnswer | None) -> NodeProbe:
         reason = str(node.get("DeathReasonMessage") or "no reason is recorded")
         return NodeProbe(address, (f"it left the cluster: {reason}",), "")
     if answer is None:
-        return NodeProbe(address, (f"it runs nothing within {_LIMIT_S:.0f} s: it hangs, or is cut off",), "")
+        return NodeProbe(address, (f"it ran no task within {_LIMIT_S:.0f} s: hung or unreachable",), "")
     problems = []
     if abs(answer.clock_s) - answer.doubt_s > _MAX_CLOCK_S:
         problems.append(f"its clock is {abs(answer.clock_s):,.0f} s {'ahead' if answer.clock_s > 0 else 'behind'}")

@@ -44,7 +44,7 @@ def test_node_that_is_well_has_no_problem() -> None:
 @pytest.mark.parametrize(
     ("node", "answer", "part"),
     [
-        (ALIVE, None, "runs nothing"),
+        (ALIVE, None, "ran no task"),
         (ALIVE | {"Alive": False, "DeathReasonMessage": "health check failed"}, None, "health check failed"),
         (ALIVE, WELL._replace(clock_s=3600.0), "3,600 s ahead"),
         (ALIVE, WELL._replace(clock_s=-3600.0), "3,600 s behind"),
