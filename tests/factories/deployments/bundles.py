@@ -4,34 +4,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import polars as pl
 import torch
 
 from cluster.registry import Registry
 from cluster.values import ModelVersion, Snapshot, Task
-from features.builders import derive
-from features.definitions import Column, FeatureSet
+from features.definitions import FeatureSet
 from features.encoder import Encoder
 from features.manifest import MODEL_FILE, Manifest
-
-BINARY = Task(kind="binary", label="late")
-CLASSES = ("ash", "birch", "cedar")
-MULTICLASS = Task(kind="multiclass", label="tree", classes=CLASSES)
-
-FEATURES = FeatureSet(
-    name="trips",
-    request=(
-        Column(name="distance", kind="number"),
-        Column(name="carrier", kind="category"),
-        Column(name="departs", kind="timestamp"),
-    ),
-    derived=(derive("hour", pl.col("departs").dt.hour().cast(pl.Float64)),),
-    as_of=derive("as_of", pl.col("departs") - pl.duration(hours=2), kind="timestamp"),
-)
-ENCODER = Encoder(columns=FEATURES.columns, vocabularies={"carrier": ("AA", "UA")})
-
-IMAGES = FeatureSet(name="images", request=(Column(name="pixels", kind="tensor", shape=(2, 3)),))
-IMAGE_ENCODER = Encoder(columns=IMAGES.columns, vocabularies={})
+from tests.factories.deployments.tasks import BINARY, ENCODER, FEATURES
 
 
 class Slope(torch.nn.Module):

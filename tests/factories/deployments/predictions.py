@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from deployments.telemetry.prediction_log import PredictionBatch, label_rows
-from tests.factories.deployments.bundles import BINARY
+from tests.factories.deployments.tasks import BINARY
 
 
 def feature_rows(rows: int, at_us: int = 0) -> pa.Table:

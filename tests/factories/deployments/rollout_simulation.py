@@ -15,7 +15,7 @@ from deployments.inference.traffic_split import find_slice
 from deployments.rollout.multi_challenger import decide, judge_all
 from deployments.rollout.state_machine import RolloutState, apply_decision, begin
 from deployments.rollout_policy import RolloutPolicy
-from tests.factories.deployments.bundles import BINARY
+from tests.factories.deployments.tasks import BINARY
 
 CHAMPION = "1"
 _NOISE = 0.3

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from cluster.registry import Registry
 from features.definitions import Column
-from tests.factories.deployments.bundles import FEATURES, Slope, register, write_bundle
+from tests.factories.deployments.bundles import Slope, register, write_bundle
+from tests.factories.deployments.tasks import FEATURES
 
 MODEL = "trips"
 TRUE_SLOPE = 2.0

@@ -11,8 +11,9 @@ import torch
 from torch import distributed, multiprocessing
 
 from features.encoder import Encoder
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, rows
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from tests.factories.trainers.resumable import Stopped, StoppingLoader
+from tests.factories.trainers.training import rows
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.batches import MemoryValidationLoader
 from trainers.input_spec import InputSpec

@@ -12,7 +12,8 @@ from torch import nn
 
 from cluster.values import Task
 from features.encoder import Encoder
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, rows
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.training import rows
 from trainers.data.batches import Batch, EncodedRows, MemoryLoader
 from trainers.input_spec import InputSpec
 

@@ -32,7 +32,8 @@ from rayloop.project import Location
 from rayloop.stages import batch_predict
 from tests.factories.errors import raises
 from tests.factories.rayloop.digits import project
-from tests.factories.trainers.frames import COLUMNS, frame, trained
+from tests.factories.trainers.frames import COLUMNS, frame
+from tests.factories.trainers.training import trained
 from trainers.export.onnx_export import export
 from trainers.scoring.batch_task import BatchJob
 from trainers.scoring.onnx_scorer import score_table

@@ -17,8 +17,9 @@ from cluster.settings import Settings
 from cluster.values import Task
 from features.encoder import Encoder
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from tests.factories.trainers.small_module import Small
+from tests.factories.trainers.training import trained
 from tests.factories.until import until
 from trainers.config import Choice, LogUniform, ModelSpec, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData

@@ -8,9 +8,12 @@ from pydantic import ValidationError
 from cluster.errors import ProjectError
 from cluster.values import Frozen
 from tests.factories.errors import raises
-from tests.factories.trainers.small_module import Small
 from trainers.config import Choice, IntRange, LogUniform, ModelSpec, TrainConfig, TuneConfig, Uniform, apply_settings
 from trainers.tuning.search_spaces import decode, to_distribution
+
+
+class Small:
+    """Stands for a user's module: the settings are applied without building it."""
 
 
 def test_apply_settings_sets_config_fields_and_model_parameters() -> None:

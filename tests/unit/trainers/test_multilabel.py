@@ -14,7 +14,8 @@ from cluster.errors import DataError
 from features.encoder import Encoder
 from features.manifest import MODEL_FILE
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.training import trained
 from trainers import metrics
 from trainers.config import TrainConfig
 from trainers.data.encoding_task import EncodeRows, label_array

@@ -13,8 +13,8 @@ from deployments.telemetry.prediction_log import (
     prediction_rows,
 )
 from features.definitions import Column
-from tests.factories.deployments.bundles import BINARY, CLASSES, MULTICLASS
 from tests.factories.deployments.predictions import label_table, prediction_batch
+from tests.factories.deployments.tasks import BINARY, CLASSES, MULTICLASS
 
 LATER = {"forced", "champion_latency_ms", "challenger_latency_ms", "champion_share", "challenger_version"}
 """Columns that the first release's log lacks."""

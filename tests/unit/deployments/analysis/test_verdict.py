@@ -19,7 +19,7 @@ from deployments.analysis.quality_test import compare_quality
 from deployments.analysis.sequential_tests import log_e_above, log_e_below
 from deployments.analysis.verdict import Verdict, judge
 from deployments.rollout_policy import RolloutPolicy
-from tests.factories.deployments.bundles import BINARY, MULTICLASS
+from tests.factories.deployments.tasks import BINARY, MULTICLASS
 from tests.factories.errors import raises
 
 POLICY = RolloutPolicy(steps=(0.5, 1.0), min_requests=50, min_labeled=50, margin=0.05, deadline_s=100.0)

@@ -17,9 +17,9 @@ from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
 from deployments.serve_schema import TrafficSplit
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
-from tests.factories.deployments.bundles import BINARY
 from tests.factories.deployments.predictions import feature_rows
 from tests.factories.deployments.serving_state import build_state
+from tests.factories.deployments.tasks import BINARY
 
 ONE = RequestRows(1, ([0.5],), ("distance",))
 REQUESTS = 4000

@@ -20,7 +20,8 @@ from deployments.telemetry.prediction_log import PredictionBatch, prediction_row
 from features.encoder import Encoder
 from features.online.feature_reader import FeatureReader
 from features.sources.pseudonyms import load_pseudonym_key
-from tests.factories.deployments.bundles import FEATURES, Slope, write_bundle
+from tests.factories.deployments.bundles import Slope, write_bundle
+from tests.factories.deployments.tasks import FEATURES
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 

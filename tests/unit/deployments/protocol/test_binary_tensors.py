@@ -17,7 +17,7 @@ from cluster.errors import RequestError
 from deployments.protocol import binary_tensors
 from deployments.protocol.open_inference import InferRequestParser, encode_infer_response
 from deployments.protocol.request_rows import RowAssembler
-from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
+from tests.factories.deployments.tasks import BINARY, FEATURES, IMAGES, MULTICLASS
 from tests.factories.errors import raises
 
 MAX_ROWS = 2000

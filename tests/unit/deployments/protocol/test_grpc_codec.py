@@ -13,8 +13,8 @@ from deployments.protocol import binary_tensors, inference_pb2
 from deployments.protocol.grpc_codec import build_infer_response, build_metadata_response, to_rest_body
 from deployments.protocol.open_inference import InferRequest, InferRequestParser
 from deployments.protocol.request_rows import RequestRows, RowAssembler
-from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
 from tests.factories.deployments.request_load import infer_body
+from tests.factories.deployments.tasks import BINARY, FEATURES, IMAGES, MULTICLASS
 from tests.factories.errors import raises
 
 texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=10), min_size=1, max_size=10)

@@ -8,7 +8,7 @@ from cluster.errors import RequestError
 from deployments.protocol.mlflow_invocations import parse_invocation
 from deployments.protocol.request_rows import RequestRows
 from features.definitions import Column, FeatureSet
-from tests.factories.deployments.bundles import FEATURES
+from tests.factories.deployments.tasks import FEATURES
 from tests.factories.errors import raises
 
 ROWS = [{"distance": 1, "carrier": "AA", "departs": 0}, {"departs": 5, "carrier": None, "distance": 2.5}]

@@ -24,8 +24,8 @@ from deployments.protocol.open_inference import (
     parse_json_object,
 )
 from deployments.protocol.request_rows import RowAssembler
-from tests.factories.deployments.bundles import BINARY, CLASSES, FEATURES, IMAGES, MULTICLASS
 from tests.factories.deployments.request_load import infer_body
+from tests.factories.deployments.tasks import BINARY, CLASSES, FEATURES, IMAGES, MULTICLASS
 from tests.factories.errors import raises
 
 MAX_ROWS = 100

@@ -23,7 +23,7 @@ from deployments.protocol.openapi import build_openapi
 from deployments.protocol.request_rows import RowAssembler
 from deployments.serve_schema import RequestLimits
 from features.definitions import Column, FeatureSet
-from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES, MULTICLASS
+from tests.factories.deployments.tasks import BINARY, FEATURES, IMAGES, MULTICLASS
 
 REGRESSION = Task(kind="regression", label="units")
 LONE = FeatureSet(name="lone", request=(Column(name="text", kind="category"),))

@@ -11,8 +11,8 @@ from cluster.errors import RequestError
 from deployments.protocol.arrow_columns import MAX_NUMBER, TIMESTAMP
 from deployments.protocol.open_inference import InferRequestParser
 from deployments.protocol.request_rows import RequestRows, RowAssembler
-from tests.factories.deployments.bundles import BINARY, FEATURES, IMAGES
 from tests.factories.deployments.request_load import infer_body
+from tests.factories.deployments.tasks import BINARY, FEATURES, IMAGES
 
 numbers = st.none() | st.floats(-MAX_NUMBER, MAX_NUMBER) | st.integers(-1000, 1000)
 

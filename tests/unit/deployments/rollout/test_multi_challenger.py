@@ -29,8 +29,8 @@ from deployments.rollout.state_machine import (
 )
 from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.prediction_log import prediction_rows
-from tests.factories.deployments.bundles import BINARY
 from tests.factories.deployments.predictions import label_table, prediction_batch
+from tests.factories.deployments.tasks import BINARY
 from tests.factories.errors import raises
 
 POLICY = RolloutPolicy(steps=(0.1, 0.5, 1.0))

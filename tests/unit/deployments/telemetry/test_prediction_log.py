@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.telemetry.prediction_log import feature_frame, from_ipc, prediction_rows, row_ids, to_ipc
-from tests.factories.deployments.bundles import CLASSES, MULTICLASS
 from tests.factories.deployments.predictions import feature_rows, prediction_batch
+from tests.factories.deployments.tasks import CLASSES, MULTICLASS
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=9))

@@ -19,7 +19,7 @@ from rayloop.stages.candidate import Candidate, Recipe
 from rayloop.stages.train_version import build_version
 from tests.factories.errors import raises
 from tests.factories.rayloop.projects import InMemoryFrame, late_project
-from tests.factories.trainers.frames import trained
+from tests.factories.trainers.training import trained
 from trainers.card.model_card import ModelCard
 from trainers.config import Compression, Distill, ModelSpec, Prune, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy

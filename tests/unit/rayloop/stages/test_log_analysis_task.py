@@ -20,7 +20,8 @@ from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import AnalysisRequest
 from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
 from rayloop.stages.log_analysis_task import LogAnalysisTask, live_rows, reference_rows
-from tests.factories.deployments.bundles import BINARY, Slope, register, write_bundle
+from tests.factories.deployments.bundles import Slope, register, write_bundle
+from tests.factories.deployments.tasks import BINARY
 from tests.factories.errors import raises
 
 pytestmark = pytest.mark.long

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from cluster.registry import Registry
 from cluster.settings import Settings
 from rayloop.stages.mlflow_callback import CurveLogger
-from tests.factories.trainers.frames import trained
+from tests.factories.trainers.training import trained
 from trainers.config import TrainConfig
 from trainers.loop.train_events import STAGES, StepProgress
 

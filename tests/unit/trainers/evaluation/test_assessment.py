@@ -15,7 +15,8 @@ from cluster.values import GateReport, Snapshot, TaskKind
 from features.encoder import Arrays, Encoder
 from features.manifest import MODEL_FILE
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, trained
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.training import trained
 from trainers import metrics
 from trainers.card.html import render_card
 from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, SplitFacts, derive_limits

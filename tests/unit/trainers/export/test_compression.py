@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from cluster.errors import DataError, ProjectError
 from cluster.values import TaskKind
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import TASKS, frame, trained
+from tests.factories.trainers.frames import TASKS, frame
 from tests.factories.trainers.resumable import NoisyModel, encoded_parts
 from tests.factories.trainers.small_module import Small
+from tests.factories.trainers.training import trained
 from trainers import losses
 from trainers.config import Compression, ConfigChange, Distill, ModelSpec, Prune, TrainConfig
 from trainers.data.batches import MemoryLoader, MemoryValidationLoader

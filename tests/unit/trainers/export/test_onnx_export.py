@@ -19,8 +19,9 @@ from cluster.values import Snapshot, TaskKind
 from features.definitions import Column, FeatureSet
 from features.manifest import MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE, Manifest
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import COLUMNS, frame, trained
+from tests.factories.trainers.frames import COLUMNS, frame
 from tests.factories.trainers.small_module import Small
+from tests.factories.trainers.training import trained
 from trainers.config import ModelSpec
 from trainers.export.onnx_export import export
 from trainers.export.portable_onnx import MISSING_KEY, missing_text, score_portable

@@ -12,7 +12,8 @@ from torch import nn
 
 from cluster.values import Task
 from features.manifest import MODEL_FILE, PORTABLE_FILE
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, trained
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame
+from tests.factories.trainers.training import trained
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy, Threshold

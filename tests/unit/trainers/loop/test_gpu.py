@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from features.encoder import Encoder
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part, rows
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.training import rows
 from trainers.config import ModelSpec, Precision, TrainConfig
 from trainers.data import device_transfer
 from trainers.data.batches import Batch, MemoryLoader, MemoryValidationLoader

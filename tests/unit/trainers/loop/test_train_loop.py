@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from cluster.errors import DataError
 from cluster.values import Task, TaskKind
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import TASKS, frame, trained
+from tests.factories.trainers.frames import TASKS, frame
 from tests.factories.trainers.small_module import Small
+from tests.factories.trainers.training import trained
 from trainers import metrics
 from trainers.config import ModelSpec, Schedule, TrainConfig
 from trainers.input_spec import InputSpec

@@ -16,7 +16,8 @@ from torch.nn import functional
 from cluster.errors import ProjectError
 from cluster.values import Task
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import TASKS, trained
+from tests.factories.trainers.frames import TASKS
+from tests.factories.trainers.training import trained
 from trainers import losses
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.batches import Batch

@@ -11,7 +11,8 @@ import torch
 from cluster.errors import ProjectError
 from cluster.values import TaskKind
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import TASKS, frame, trained
+from tests.factories.trainers.frames import TASKS, frame
+from tests.factories.trainers.training import trained
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.onnx_export import export
 from trainers.input_spec import InputSpec

@@ -9,8 +9,9 @@ from torch import nn
 from cluster.errors import ProjectError
 from cluster.values import Task, TaskKind
 from tests.factories.errors import raises
-from tests.factories.trainers.frames import TASKS, fitted_inputs
+from tests.factories.trainers.frames import TASKS
 from tests.factories.trainers.small_module import Small
+from tests.factories.trainers.training import fitted_inputs
 from trainers.config import ModelSpec
 from trainers.input_spec import InputSpec
 from trainers.models import model_builder

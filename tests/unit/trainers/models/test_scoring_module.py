@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from tests.factories.trainers.frames import TASKS, fitted_inputs
+from tests.factories.trainers.frames import TASKS
+from tests.factories.trainers.training import fitted_inputs
 from trainers.config import ModelSpec
 from trainers.models import model_builder
 from trainers.models.scoring_module import ScoringModule

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from features.encoder import UNKNOWN_CODE, Encoder
-from tests.factories.trainers.frames import COLUMNS, TASKS, fitted_inputs, frame, part, rows
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.training import fitted_inputs, rows
 from trainers.config import ModelSpec
 from trainers.input_spec import InputSpec
 from trainers.models import model_builder

@@ -18,7 +18,8 @@ from features.encoder import Encoder
 from features.manifest import MODEL_FILE
 from features.offline.training_frame import OfflineFeatureReader
 from features.sources.pseudonyms import Pseudonymizer
-from tests.factories.trainers.frames import COLUMNS, TASKS, frame, trained
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame
+from tests.factories.trainers.training import trained
 from trainers.export.onnx_export import export
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from features.manifest import MODEL_FILE
-from tests.factories.trainers.frames import frame, trained
+from tests.factories.trainers.frames import frame
+from tests.factories.trainers.training import trained
 from trainers.config import ModelSpec
 from trainers.export.onnx_export import export
 from trainers.scoring import onnx_scorer
