@@ -143,9 +143,10 @@ class Project:
     def _require_gate_columns(self) -> None:
         """Refuse slices and groups that are not in the training frame, before anything is trained."""
         known = {c.name for c in self.features.available_columns if c.kind in ("number", "category")}
-        unknown = sorted({*self.gate.slices.columns, *self.gate.fairness.groups} - known)
-        if unknown:
-            raise ProjectError("project.slice_column_missing", project=self.name, columns=unknown)
+        uses = (("gate slice column", self.gate.slices.columns), ("fairness group column", self.gate.fairness.groups))
+        for use, columns in uses:
+            for column in (column for column in columns if column not in known):
+                raise ProjectError("project.unknown_gate_column", use=use, column=column, present=sorted(known))
 
     def _require_metrics(self) -> None:
         """Refuse metrics that the task does not have; otherwise the gate would fail after hours of training."""

@@ -59,7 +59,7 @@ class InputSpec(Frozen):
             DataError: There are no rows, no columns, or not as many labels per row as declared.
         """
         if not len(labels):
-            raise DataError("data.no_rows", part="train")
+            raise DataError("data.empty_split", split="train")
         if not encoder.width and not encoder.categories:
             raise DataError("data.no_input_columns")
         mean, std = _moments(arrays["numbers"])

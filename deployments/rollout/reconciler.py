@@ -35,7 +35,7 @@ class Reconciler:
         """
         config: ServerConfig | None = await self._config.current_config.remote(self._model)
         if config is None:
-            raise RolloutError("rollout.no_champion", model=self._model)
+            raise RolloutError("rollout.model_not_served", model=self._model)
         return config.champion
 
     async def task(self, champion: str) -> Task:

@@ -22,6 +22,7 @@ from ray.exceptions import RayError, RaySystemError
 from cluster.errors import DataError, RayloopError
 from cluster.storage.scan import ScanPlan, plan_scan
 from cluster.values import ModelVersion
+from features.definitions import require_present
 from features.manifest import MODEL_FILE, Manifest
 from features.offline.training_frame import OfflineFeatureReader
 from features.sources.pseudonyms import Pseudonymizer
@@ -79,7 +80,7 @@ def predict(
     manifest = Manifest.load(bundle)
     rows = plan_scan(table, context.tables, int(ray.cluster_resources().get("CPU", 1)))
     if not rows.parts:
-        raise DataError("data.empty_table", table=rows.name)
+        raise DataError("data.table_empty", table=rows.name)
     columns = columns_to_write(rows, manifest, keep)
     with output_folder(Path(out)) as folder:
         snapshots = feature_data.latest_snapshots(context) if manifest.features.views else {}
@@ -143,9 +144,7 @@ def _task_results(job: BatchJob) -> Iterator[BatchTaskResult]:
 def columns_to_write(rows: ScanPlan, manifest: Manifest, keep: Sequence[str]) -> tuple[str, ...]:
     """Return the columns to write. Raises DataError for a missing column, or one with the name of an output."""
     present = rows.schema.names
-    missing = [name for name in (*(c.name for c in manifest.features.request), *keep) if name not in present]
-    if missing:
-        raise DataError("data.column_missing", table=rows.name, columns=missing, present=list(present))
+    require_present((*(column.name for column in manifest.features.request), *keep), present, rows.name)
     columns = tuple(keep) or tuple(present)
     hidden = [name for name in output_names(manifest.task) if name in columns]
     if hidden:

@@ -10,7 +10,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.actors import actor_exists, get_result
-from cluster.errors import RolloutError, SettingsError
+from cluster.errors import RolloutError, SettingsError, VersionNotFound
 from cluster.names import CHAMPION, log_writer_actor
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
@@ -90,11 +90,11 @@ def resume_serving(context: ProjectContext) -> ModelVersion:
         The champion.
 
     Raises:
-        RolloutError: There is no champion.
+        VersionNotFound: There is no champion.
     """
     champion = context.champion
     if champion is None:
-        raise RolloutError("rollout.no_champion", model=context.project.name)
+        raise VersionNotFound("registry.no_champion", model=context.project.name)
     deploy(context, champion)
     # A controller that starts reads the journal.
     rollout_status(context)
@@ -105,7 +105,7 @@ def release(context: ProjectContext, *versions: ModelVersion) -> None:
     """Serve the first version directly; roll out later ones, one or several, against the champion."""
     champion, version = context.champion, versions[0]
     if champion is None and len(versions) > 1:
-        raise RolloutError("rollout.no_champion", model=context.project.name)
+        raise VersionNotFound("registry.no_champion", model=context.project.name)
     with context.progress.stage("serve"):
         if champion is None:
             deploy(context, version)
@@ -166,11 +166,12 @@ def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersio
         The champion afterward.
 
     Raises:
-        RolloutError: There is no champion, or none before ``version``.
+        VersionNotFound: There is no champion.
+        RolloutError: There is none before ``version``.
     """
     name, champion = context.project.name, context.champion
     if champion is None:
-        raise RolloutError("rollout.no_champion", model=name)
+        raise VersionNotFound("registry.no_champion", model=name)
     if champion.version != version:
         return champion
     before = predecessor(RolloutJournal(name, context.tables).decisions(), version)

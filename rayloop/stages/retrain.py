@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cluster.errors import ProjectError
+from cluster.errors import VersionNotFound
 from cluster.values import ModelVersion
 from features.manifest import Manifest
 from rayloop.context import ProjectContext
@@ -18,7 +18,7 @@ def retrain_champion(context: ProjectContext, until: datetime) -> Candidate:
     """Train the champion's recipe on what was known at ``until``; register the result if it passes the gate."""
     project, champion = context.project, context.champion
     if champion is None:
-        raise ProjectError("project.no_champion", project=project.name)
+        raise VersionNotFound("registry.no_champion", model=project.name)
     snapshots = snapshots_of(ingest_sources(context))
     materialize_online(context, snapshots, until)
     frame = training_frame(context, snapshots, project.split.for_retrain(until, project.retrain.holdout), until)

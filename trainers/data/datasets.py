@@ -158,7 +158,7 @@ def _stream_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:
 
 def _check_rows(rows: int, name: str) -> None:
     if not rows:
-        raise DataError("data.no_rows", part=name)
+        raise DataError("data.empty_split", split=name)
 
 
 def _slice_table(frame: pa.Table) -> list[pa.Table]:

@@ -110,8 +110,8 @@ def test_output_folder_keeps_only_reported_files_and_requires_all(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "keep", "code", "fields"),
     [
-        (lambda t: t.drop(["color"]), (), "data.column_missing", {"columns": ["color"]}),
-        (lambda t: t, ("nothing",), "data.column_missing", {"columns": ["nothing"]}),
+        (lambda t: t.drop(["color"]), (), "data.missing_columns", {"columns": ["color"]}),
+        (lambda t: t, ("nothing",), "data.missing_columns", {"columns": ["nothing"]}),
         (lambda t: t.append_column("score", t["plain"]), (), "data.column_conflict", {"column": "score"}),
         (lambda t: t.append_column("score", t["plain"]), ("id", "score"), "data.column_conflict", {"column": "score"}),
     ],

@@ -124,7 +124,7 @@ def test_search_without_a_result_names_the_reason(cluster: Settings) -> None:
         (lambda t: t.drop_columns("label"), "data.missing_columns", {"columns": ["label"]}),
         (lambda t: t.drop_columns("split"), "data.missing_columns", {"columns": ["split"]}),
         (lambda t: t.set_column(5, "label", pa.nulls(t.num_rows, pa.float64())), "data.label_not_finite", {}),
-        (lambda t: part(t, "train"), "data.no_rows", {"part": "validation"}),
+        (lambda t: part(t, "train"), "data.empty_split", {"split": "validation"}),
     ],
 )
 def test_frame_unlike_its_declaration_is_refused(

@@ -7,7 +7,7 @@ import pickle
 import pytest
 from ray.exceptions import RayTaskError
 
-from cluster.errors import DataError, RayloopError, RequestError
+from cluster.errors import DataError, ProjectError, RayloopError, RequestError
 
 
 @pytest.mark.parametrize(
@@ -16,15 +16,15 @@ from cluster.errors import DataError, RayloopError, RequestError
         (DataError("data.empty_window"), "a window has no rows"),
         (
             DataError("data.table_empty", table="shop.visits"),
-            "table 'shop.visits' is empty; run the stage that writes it first",
+            "table 'shop.visits' has no rows; run the stage that writes it first, or choose another table",
         ),
         (
             DataError("data.missing_columns", table="the frame", columns=["a", "b"], present=()),
             "no column a, b in the frame; the columns are none",
         ),
         (
-            DataError("data.column_missing", table="visits", columns=("a", "b"), present=["c"]),
-            "table visits has no column 'a', 'b'; its columns are c",
+            ProjectError("project.unknown_entity_column", project="shop", columns=("a", "b"), choices=["c"]),
+            "project 'shop' has no entity column 'a', 'b'; use one of c",
         ),
     ],
 )

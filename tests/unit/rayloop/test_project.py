@@ -102,7 +102,7 @@ def test_project_with_an_unknown_gate_column_is_refused(tmp_path: Path, policy: 
     (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     module_text, count = re.subn(r"gate=rl\.GatePolicy\(.*\),\n", f"gate=rl.GatePolicy({policy}),\n", text)
     assert count == 1
-    with raises(ProjectError, "project.slice_column_missing", columns=["color"]):
+    with raises(ProjectError, "project.unknown_gate_column", column="color"):
         load_project(locate_project(module(tmp_path, module_text)))
     assert load_project(locate_project(module(tmp_path, module_text.replace("color", "shop")))) is not None
 

@@ -50,5 +50,5 @@ def test_fit_needs_a_number_or_a_category() -> None:
 
 
 def test_fit_without_rows_is_refused() -> None:
-    with raises(DataError, "data.no_rows", part="train"):
+    with raises(DataError, "data.empty_split", split="train"):
         _fit("binary", [])
