@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo down test test-unit test-slow test-hosts check docs mutate clean
-.PHONY: bench-serving bench-features bench-training bench-monitoring
+.PHONY: bench-serving bench-features bench-training bench-monitoring bench-cluster
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -56,6 +56,10 @@ bench-features: $(STAMP)
 # ARGS="--only steady --rounds 1" for less; docs/benchmarks.md.
 bench-training: $(STAMP)
 	$(BIN)/python -m benchmarks.training $(ARGS)
+
+# ARGS="--only changes --changes 100" for less.
+bench-cluster: $(STAMP)
+	$(BIN)/python -m benchmarks.cluster $(ARGS)
 
 # ARGS="--only weeks --windows 20" for less.
 bench-monitoring: $(STAMP)

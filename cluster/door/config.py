@@ -22,7 +22,9 @@ ROOT_POOL = 0
 GRPC_SERVICE = "/inference.GRPCInferenceService/"
 # A slot in maintenance keeps an address that nothing listens on.
 UNUSED = Target(host="127.0.0.1", port=1)
-_CHECK = "check inter 500ms fastinter 250ms downinter 250ms fall 2 rise 1"
+# A replica that refuses connections, or says that it leaves, is out within a second or so; one that is too busy to
+# answer its check gets six seconds, because all of a busy machine would be out at once.
+_CHECK = "check inter 500ms fastinter 250ms downinter 250ms fall 3 rise 1"
 _OBSERVE = "observe layer4 error-limit 3 on-error mark-down"
 
 
@@ -128,7 +130,7 @@ def _defaults(config: DoorConfig) -> str:
     return f"""defaults
     mode http
     timeout connect 1s
-    timeout check 1s
+    timeout check 2s
     timeout queue 5s
     timeout http-request {_ms(config.request_s)}
     timeout client {_ms(config.idle_body_s)}

@@ -134,7 +134,7 @@ def _assign(held: Held, models: list[str]) -> tuple[dict[str, int], list[str]]:
 
 def _change_pool(pool: int, slots: dict[int, Slot], wanted: tuple[Replica, ...]) -> Iterator[str | Replica]:
     """Commands; a replica for which no slot is free comes as itself."""
-    holding = {slot.replica: number for number, slot in slots.items() if slot.state is not State.FREE}
+    holding = {slot.replica for slot in slots.values() if slot.state is not State.FREE}
     for number, slot in slots.items():
         if slot.state is State.TAKING and slot.replica not in wanted:
             yield _set(pool, number, "state drain")
@@ -146,10 +146,10 @@ def _change_pool(pool: int, slots: dict[int, Slot], wanted: tuple[Replica, ...])
     for replica in wanted:
         if replica in holding:
             continue
-        if (number := next(free, None)) is None:
+        if (empty := next(free, None)) is None:
             yield replica
-            continue
-        yield from _fill(pool, number, slots[number].replica, replica)
+        else:
+            yield from _fill(pool, empty, slots[empty].replica, replica)
 
 
 def _fill(pool: int, number: int, before: Replica, replica: Replica) -> Iterator[str]:

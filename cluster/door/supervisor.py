@@ -68,6 +68,7 @@ class Supervisor:
         self._started = 0.0
         self._certificate = _load_certificate(config)
         self._complaint = ""
+        self._written: tuple[DoorConfig, Membership] | None = None
 
     def run(self) -> None:
         """Supervise until a signal comes; then stop the door.
@@ -125,10 +126,17 @@ class Supervisor:
         self._listeners = self._listeners or _listen(self._settings)
         config = self._config()
         self._ensure_certificate(config)
-        pools = assign_pools(self._members.models, config)
-        config.map_file.write_text(render_map(pools, self._members))
-        config.config_file.write_text(render_config(config, self._members, pools))
+        self._write_config(config)
         self._haproxy = self._start_haproxy(config)
+
+    def _write_config(self, config: DoorConfig) -> None:
+        """Write what HAProxy reads at its start, unless it is written: callers wait for a start."""
+        content = (config, self._members)
+        if content != self._written:
+            pools = assign_pools(self._members.models, config)
+            config.map_file.write_text(render_map(pools, self._members))
+            config.config_file.write_text(render_config(config, self._members, pools))
+            self._written = content
 
     def _start_haproxy(self, config: DoorConfig) -> _Process:
         # Here, because the package is Ray's and may be missing where no door is.
@@ -193,8 +201,11 @@ class Supervisor:
             if members != self._members:
                 self._members = members
                 _save_members(self._members_file, members)
-        changes = plan_changes(held, self._members, str(self._config().map_file))
+        config = self._config()
+        changes = plan_changes(held, self._members, str(config.map_file))
         self._admin.apply(changes.commands)
+        if self._listeners:
+            self._write_config(config)
         if changes.without_pool or changes.without_slot:
             raise RayloopError(
                 "rayloop.door_full",

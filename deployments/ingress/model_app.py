@@ -19,6 +19,7 @@ from deployments.http_messages import AsgiApp
 from deployments.inference.engine import Engine
 from deployments.inference.serving_state import ServingState
 from deployments.inference.state_loader import close_stale, load_state
+from deployments.ingress.grpc_address import bind_grpc
 from deployments.ingress.grpc_servicer import GrpcServicer
 from deployments.ingress.rest_handlers import RestHandlers, open_authenticator
 from deployments.ingress.uvicorn_protocol import IngressRoute, install_route
@@ -42,6 +43,8 @@ class ModelServer(GrpcServicer):
         # Read now: the first refused request would wait for them.
         errors.messages()
         self._settings = load_settings()
+        if self._settings.door:
+            bind_grpc(self._settings.serve_host)
         self._state: ServingState | None = None
         self._failure = ""
         self._engine = Engine()

@@ -12,6 +12,7 @@ from ray.serve.schema import ApplicationStatus
 from cluster.errors import RequestError
 from cluster.settings import load_settings
 from deployments.http_messages import AsgiApp, HttpRequest, HttpResponse, accepts, error_response, json_response
+from deployments.ingress.grpc_address import bind_grpc
 from deployments.ingress.rest_handlers import method_not_allowed, open_authenticator
 from deployments.protocol.open_inference import PLATFORM
 
@@ -27,7 +28,10 @@ class RootApp:
     """Answers the paths outside of models. Without a valid credential, a caller does not learn which models exist."""
 
     def __init__(self) -> None:
-        self._authenticator = open_authenticator(load_settings())
+        settings = load_settings()
+        if settings.door:
+            bind_grpc(settings.serve_host)
+        self._authenticator = open_authenticator(settings)
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return AsgiApp(self._respond)

@@ -16,6 +16,7 @@ from ray import serve
 from ray.actor import ActorHandle
 
 from cluster.actors import get_or_create
+from cluster.door.probe import door_status
 from cluster.errors import RayloopError, RolloutError
 from cluster.settings import Settings
 from cluster.values import Frozen, ModelVersion
@@ -103,6 +104,8 @@ class ServeConfigWriter:
         deadline = time.monotonic() + options.deadline_s
         await self._wait_until_running(root_app.ROOT_APP, deadline)
         await self._wait_until_applied(champion.model, deadline)
+        if self._settings.door:
+            await self._wait_until_in_door(champion.model, deadline, options.deadline_s)
 
     async def start_challenger(
         self, rollout: str, challenger: ModelVersion, options: ServingOptions, max_growth_mib: float | None = None
@@ -263,6 +266,17 @@ class ServeConfigWriter:
                 )
             else:
                 await asyncio.sleep(_POLL_S)
+
+    async def _wait_until_in_door(self, model: str, deadline: float, limit_s: float) -> None:
+        """Wait until this host's door, if there is one, has a replica. Other hosts' have it within half a second."""
+        path = f"{root_app.ROOT_ROUTE}/models/{model}/ready"
+        while (status := await asyncio.to_thread(door_status, self._settings, path)) not in (None, 200):
+            if time.monotonic() > deadline:
+                message = "the door does not reach it"
+                raise RayloopError(
+                    "rayloop.deployment_late", app=model, status=status, message=message, limit_s=limit_s
+                )
+            await asyncio.sleep(_POLL_S)
 
     async def _wait_until(self, holds: Callable[[dict[str, Any]], bool], limit_s: float, app: str) -> None:
         deadline = time.monotonic() + limit_s

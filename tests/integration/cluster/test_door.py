@@ -17,19 +17,13 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
+from benchmarks.cluster.certificates import self_signed
+from benchmarks.cluster.door_process import Door, running_door
+from benchmarks.cluster.load import SteadyLoad
+from benchmarks.cluster.replicas import MODEL, FakeReplica, FakeServe, Loop
 from cluster.local_cluster import free_port
 from cluster.settings import Settings
-from tests.factories.door import (
-    MODEL,
-    Door,
-    FakeReplica,
-    FakeServe,
-    Loop,
-    SteadyLoad,
-    grpc_replica,
-    running_door,
-    self_signed,
-)
+from tests.factories.door import grpc_replica
 from tests.factories.until import until
 
 

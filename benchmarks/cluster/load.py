@@ -1,0 +1,119 @@
+"""A steady load through a door, and the account of its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from benchmarks.cluster.replicas import MODEL, Loop
+
+_DEADLINE_S = 120.0
+
+
+def wait_until(holds: Callable[[], object], what: str, deadline_s: float = _DEADLINE_S) -> None:
+    """Wait for a condition. Raises TimeoutError."""
+    end = time.monotonic() + deadline_s
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not within {deadline_s:g} s: {what}")
+        time.sleep(0.05)
+
+
+class Outcome(NamedTuple):
+    """A request: when it was due and ended, seconds of the monotonic clock; its status, or what failed."""
+
+    due: float
+    ended: float
+    status: str
+
+
+class SteadyLoad:
+    """Requests at a steady rate over connections that stay open, and every ``long_every``-th takes ``long_s``."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        port: int,
+        rate: float,
+        *,
+        long_every: int = 0,
+        long_s: float = 0.0,
+        ssl: Any = None,
+        keep_alive: bool = True,
+    ) -> None:
+        self._port, self._rate, self._long_every, self._long_s, self._ssl = port, rate, long_every, long_s, ssl
+        self._loop, self._keep_alive, self._over = loop, keep_alive, False
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self.outcomes: list[Outcome] = []
+
+    def __enter__(self) -> SteadyLoad:
+        self._done = asyncio.run_coroutine_threadsafe(self._run(), self._loop.loop)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._over = True
+        self._done.result(120.0)
+
+    @property
+    def failed(self) -> list[Outcome]:
+        """Those without a 200."""
+        return [outcome for outcome in self.outcomes if outcome.status != "200"]
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest time in which no request ended well."""
+        ends = sorted(outcome.ended for outcome in self.outcomes if outcome.status == "200")
+        return max((b - a for a, b in itertools.pairwise(ends)), default=float("inf"))
+
+    def await_answers(self, count: int) -> None:
+        """Until that many more have been answered."""
+        before = len(self.outcomes)
+        wait_until(lambda: len(self.outcomes) >= before + count, f"{count} more answers")
+
+    async def _run(self) -> None:
+        tasks, started, number = set(), time.monotonic(), 0
+        while not self._over:
+            due = started + number / self._rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            number += 1
+            is_long = self._long_every and number % self._long_every == 0
+            task = asyncio.create_task(self._request(due, self._long_s if is_long else 0.0))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
+        for _, writer in self._idle:
+            writer.close()
+
+    async def _request(self, due: float, sleep_s: float) -> None:
+        path = f"/v2/models/{MODEL}/sleep/{sleep_s}" if sleep_s else f"/v2/models/{MODEL}/infer"
+        try:
+            status = await asyncio.wait_for(self._exchange(path), 60.0)
+        except (OSError, EOFError, TimeoutError) as error:
+            status = type(error).__name__
+        self.outcomes.append(Outcome(due, time.monotonic(), status))
+
+    async def _exchange(self, path: str) -> str:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            # As clients do: a connection that the other side has closed is not used again.
+            if not reader.at_eof() and reader.exception() is None:
+                break
+            writer.close()
+        else:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._ssl)
+        try:
+            writer.write(f"POST {path} HTTP/1.1\r\nhost: door\r\ncontent-length: 2\r\n\r\n{{}}".encode())
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.partition("content-length:")[2].split("\r\n", 1)[0])
+            await reader.readexactly(length)
+        except BaseException:
+            writer.close()
+            raise
+        if "connection: close" in head or not self._keep_alive:
+            writer.close()
+        else:
+            self._idle.append((reader, writer))
+        return head.split()[1]
