@@ -192,7 +192,9 @@ def locate_project(reference: str) -> Location:
     """
     path = Path(reference)
     if path.suffix == ".py" or path.exists():
-        if not path.is_file():
+        if not path.exists():
+            raise ProjectError("project.file_not_found", reference=reference)
+        if path.suffix != ".py" or not path.is_file():
             raise ProjectError("project.not_a_file", reference=reference)
         return _outermost(path.resolve())
     parts = reference.split(".")

@@ -214,7 +214,7 @@ def deploy(
 @app.command(hidden=True)
 def serve_again(project: ProjectArgument) -> None:
     """Serve the champion as it was served before; part of `restore`."""
-    run_or_submit("serve_again", project)
+    run_or_submit("serve-again", project)
 
 
 @app.command()

@@ -26,7 +26,7 @@ def run_or_submit(
     """Run a command on the project when this process is a Ray job; otherwise submit the same command as one.
 
     Args:
-        command: Name of the command, and of its function in rayloop.cli.project_commands.
+        command: Name of the command; its function in rayloop.cli.project_commands has "_" for "-".
         project: Path or module name of the project.
         *arguments: Arguments after the project.
         check: Called with the project before a job is submitted; raises for options that do not fit the project.
@@ -47,7 +47,7 @@ def run_or_submit(
         connection.connect(settings)
         suppress_ray_data_logs()
         context = ProjectContext(loaded, location, settings, ProgressConsole())
-        getattr(project_commands, command)(context, *arguments, **options)
+        getattr(project_commands, command.replace("-", "_"))(context, *arguments, **options)
         return
     _submit(settings, [command, location.module, *arguments, *option_words(options)], location.folder)
 

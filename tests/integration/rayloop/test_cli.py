@@ -52,7 +52,7 @@ def test_command_without_a_cluster_is_one_line(tmp_path: Path) -> None:
 
 def test_command_with_an_unknown_project_is_one_line(tmp_path: Path) -> None:
     process = rayloop("run", "nowhere/project.py", home=tmp_path)
-    assert_one_line(process, "project.not_a_file", "nowhere/project.py")
+    assert_one_line(process, "project.file_not_found", "nowhere/project.py")
 
 
 def test_up_with_a_port_in_use_names_port_variable_and_process(tmp_path: Path, taken_port: str) -> None:

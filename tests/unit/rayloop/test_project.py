@@ -80,9 +80,15 @@ def test_load_project_reports_the_line_at_fault_in_one_line(
 
 
 @pytest.mark.parametrize(
-    ("reference", "code"), [("no/such/file.py", "project.not_a_file"), ("no.such.module", "project.not_found")]
+    ("reference", "code"),
+    [
+        ("no/such/file.py", "project.file_not_found"),
+        ("no.such.module", "project.not_found"),
+        ("README.md", "project.not_a_file"),
+        ("examples/flights", "project.not_a_file"),
+    ],
 )
-def test_locate_project_that_does_not_exist_is_refused(reference: str, code: str) -> None:
+def test_locate_project_without_a_project_module_is_refused(reference: str, code: str) -> None:
     with raises(ProjectError, code, reference=reference):
         locate_project(reference)
 
