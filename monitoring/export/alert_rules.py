@@ -10,6 +10,9 @@ from typing import Any
 
 from cluster.values import Frozen
 
+DOCUMENTATION_URL = "https://rayloop.github.io/rayloop"
+"""As in pyproject.toml."""
+
 
 class AlertRule(Frozen):
     """An alert: it fires once ``expr`` has been true for ``duration``."""
@@ -19,11 +22,11 @@ class AlertRule(Frozen):
     summary: str
     duration: str = "0m"
     severity: str = "warning"
-    runbook: str = "monitoring.md#alerts-of-prometheus"
-    """Page of docs/ and the anchor of its heading."""
+    runbook: str = "monitoring/#alerts-of-prometheus"
+    """Page of the documentation and the anchor of its heading, below ``DOCUMENTATION_URL``."""
 
 
-_PLATFORM = "operations.md#alerts-of-the-platform"
+_PLATFORM = "operations/#alerts-of-the-platform"
 _IN_FLIGHT = "ray_rayloop_requests_under_way"
 _GPUS = "ray_node_gpus_available"
 _WINDOW_START = "max by (model) (ray_rayloop_drift_window_start_seconds)"
@@ -41,14 +44,14 @@ RULES = (
         name="RayloopDrift",
         expr="max by (model, version) (ray_rayloop_drift_drifting) == 1",
         summary="Traffic of {{ $labels.model }} v{{ $labels.version }} no longer resembles its training data",
-        runbook="monitoring.md#what-moved-and-what-to-do",
+        runbook="monitoring/#what-moved-and-what-to-do",
     ),
     AlertRule(
         name="RayloopQualityWorse",
         expr="max by (model, version, segment) (ray_rayloop_loss_worse) == 1",
         severity="critical",
         summary="{{ $labels.model }} v{{ $labels.version }} {{ $labels.segment }} is worse than on held-out rows",
-        runbook="monitoring.md#what-each-alarm-means",
+        runbook="monitoring/#what-each-alarm-means",
     ),
     AlertRule(
         name="RayloopMonitorStandsStill",
@@ -72,7 +75,7 @@ RULES = (
         expr="increase(ray_rayloop_drift_rejected_profiles_total[15m]) > 10",
         duration="15m",
         summary="Replicas of {{ $labels.model }} send profiles that the monitor rejects",
-        runbook="monitoring.md#what-moved-and-what-to-do",
+        runbook="monitoring/#what-moved-and-what-to-do",
     ),
     AlertRule(
         name="RayloopServerErrors",
@@ -218,5 +221,5 @@ def _alert(rule: AlertRule) -> dict[str, Any]:
         "expr": rule.expr,
         "for": rule.duration,
         "labels": {"severity": rule.severity},
-        "annotations": {"summary": rule.summary, "runbook": f"docs/{rule.runbook}"},
+        "annotations": {"summary": rule.summary, "runbook_url": f"{DOCUMENTATION_URL}/{rule.runbook}"},
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from monitoring.export.alert_rules import RULES, render_prometheus_config, render_rules
+from monitoring.export.alert_rules import DOCUMENTATION_URL, RULES, render_prometheus_config, render_rules
 from monitoring.export.grafana import render_dashboard
 from monitoring.export.metric_definitions import COUNTERS, GAUGES, MetricValue
 from monitoring.export.prometheus import PrometheusExporter
@@ -23,6 +25,7 @@ from tests.factories.until import until
 needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="there is no promtool here")
 needs_prometheus = pytest.mark.skipif(not shutil.which("prometheus"), reason="there is no prometheus here")
 LIMIT_S = 60.0
+ROOT = Path(__file__).parents[4]
 
 
 def promtool(*words: str) -> str:
@@ -235,6 +238,15 @@ def test_every_rule_has_a_case_that_fires():
     assert {rule.name for rule in RULES} == {name for name, _, _, labels in CASES if labels is not None}
 
 
+def test_runbook_is_a_heading_of_the_documentation() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["urls"]["Documentation"] == DOCUMENTATION_URL
+    for rule in RULES:
+        page, anchor = rule.runbook.split("/#")
+        headings = re.findall(r"^#+ (.+)$", (ROOT / "docs" / f"{page}.md").read_text(), re.MULTILINE)
+        assert anchor in {heading.lower().replace(",", "").replace(" ", "-") for heading in headings}
+
+
 @needs_promtool
 @pytest.mark.long
 def test_rules_are_well_formed_and_fire_exactly_when_they_must(tmp_path: Path) -> None:
@@ -425,6 +437,6 @@ def test_prometheus_server_scrapes_and_fires(scraped: tuple[PrometheusExporter, 
     exporter.show([MetricValue("rayloop_drift_drifting", ("m", "1"), 1)])
     (alert,) = until(firing, "it fires", LIMIT_S)
     assert alert["labels"] == {"alertname": "RayloopDrift", "model": "m", "version": "1", "severity": "warning"}
-    assert alert["annotations"]["runbook"] == "docs/monitoring.md#what-moved-and-what-to-do"
+    assert alert["annotations"]["runbook_url"] == f"{DOCUMENTATION_URL}/monitoring/#what-moved-and-what-to-do"
     exporter.show([MetricValue("rayloop_drift_drifting", ("m", "1"), 0)])
     until(lambda: not firing(), "it is quiet again", LIMIT_S)
