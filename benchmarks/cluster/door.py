@@ -64,10 +64,10 @@ def changes(count: int, pause_s: float, progress: Progress) -> Iterator[Row]:
     """Rows of replicas that come and go under load."""
     work = f"{count:,} changes of replicas at {_RATE:g} requests/s, one request in {_LONG_EVERY} takes {_LONG_S:g} s"
     own, own_reloads = _changes_of_door(count, pause_s)
-    progress(f"door: {len(own.failed)} of {len(own.outcomes)} failed, {own_reloads} reloads")
+    progress(f"door: {len(own.failed)} of {len(own.outcomes)} failed ({_kinds(own)}), {own_reloads} reloads")
     peer, peer_reloads = _changes_of_serve(count, pause_s)
     progress(f"{_PEER}: {len(peer.failed)} of {len(peer.outcomes)} failed, {peer_reloads} reloads")
-    note = f"{len(own.outcomes):,} and {len(peer.outcomes):,} requests; of the peer's failures: {_kinds(peer)}"
+    note = f"{len(own.outcomes):,} and {len(peer.outcomes):,} requests; failed: {_kinds(own)} and {_kinds(peer)}"
     yield results.row(work, "failed requests", len(own.failed), _PEER, len(peer.failed), _NONE, note)
     yield results.row(work, "reloads", own_reloads, _PEER, peer_reloads, _NONE)
     yield results.row(work, "ms, p99 of short requests", _p99_ms(own), _PEER, _p99_ms(peer))

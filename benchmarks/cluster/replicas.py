@@ -144,7 +144,7 @@ class FakeServe:
         for route, replicas in routes.items():
             for protocol in ("HTTP", "gRPC"):
                 targets = [
-                    {"name": f"{route}-{r.http.port}", "ip": t.host, "port": t.port}
+                    {"name": f"SERVE_REPLICA::{route}-{r.http.port}", "ip": t.host, "port": t.port}
                     for r in replicas
                     if (t := r.http if protocol == "HTTP" else r.grpc)
                 ]

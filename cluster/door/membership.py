@@ -20,6 +20,8 @@ ANY_MODEL = "*"
 """Key of the map for calls that name no model that is served."""
 ABSENT_S = 30.0
 """Seconds after which a replica that Serve does not list is removed although it answers its check."""
+# For an application without a running replica Serve lists its own proxies.
+_REPLICA_NAME = "SERVE_REPLICA::"
 _MODEL_ROUTE = re.compile(r"/v2/models/([A-Za-z0-9_.-]+)")
 
 
@@ -92,8 +94,9 @@ def parse_serve_details(details: Mapping[str, Any]) -> Membership | None:
     for group in details.get("target_groups", ()):
         if (targets := routes.get(group["route_prefix"])) is not None:
             for target in group["targets"]:
-                address = Target(host=target["ip"], port=target["port"])
-                targets.setdefault(target["name"], {})[group["protocol"]] = address
+                if target["name"].startswith(_REPLICA_NAME):
+                    address = Target(host=target["ip"], port=target["port"])
+                    targets.setdefault(target["name"], {})[group["protocol"]] = address
     models = {match[1]: _replicas(targets.values()) for route, targets in routes.items() if (match := _model(route))}
     return Membership(root=_replicas(routes.get(ROOT_ROUTE, {}).values()), models=models)
 

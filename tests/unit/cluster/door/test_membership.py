@@ -1,51 +1,93 @@
 from __future__ import annotations
 
+import json
 from typing import Any
+
+from ray.serve.schema import (
+    APIType,
+    ApplicationDetails,
+    ApplicationStatus,
+    HTTPOptionsSchema,
+    ServeActorDetails,
+    ServeInstanceDetails,
+    TargetGroup,
+    gRPCOptionsSchema,
+)
+from ray.serve.schema import Target as TargetOfServe
 
 from cluster.door.membership import ABSENT_S, Absences, Membership, Replica, Target, parse_serve_details
 
-CONTROLLER = {"actor_id": "1"}
+CONTROLLER = ServeActorDetails(actor_id="1")
 
 
 def replica(number: int) -> Replica:
     return Replica(http=Target(host="10.0.0.1", port=number))
 
 
-def group(route: str, protocol: str, *ports: int) -> dict[str, Any]:
-    targets = [{"ip": "10.0.0.1", "port": port, "name": f"r{port % 100}", "instance_id": ""} for port in ports]
-    return {"route_prefix": route, "protocol": protocol, "targets": targets}
+def group(route: str, protocol: str, *ports: int, name: str = "SERVE_REPLICA::") -> TargetGroup:
+    targets = [TargetOfServe(ip="10.0.0.1", port=port, name=f"{name}{port % 100}", instance_id="") for port in ports]
+    return TargetGroup(route_prefix=route, protocol=protocol, targets=targets)
+
+
+def application(name: str, route: str | None) -> ApplicationDetails:
+    return ApplicationDetails(
+        name=name,
+        route_prefix=route,
+        docs_path=None,
+        status=ApplicationStatus.RUNNING,
+        message="",
+        last_deployed_time_s=0.0,
+        deployed_app_config=None,
+        source=APIType.DECLARATIVE,
+        deployments={},
+        external_scaler_enabled=False,
+    )
+
+
+def details(applications: dict[str, str | None], groups: list[TargetGroup]) -> dict[str, Any]:
+    """The answer of Serve's REST API."""
+    written = ServeInstanceDetails(
+        controller_info=CONTROLLER,
+        http_options=HTTPOptionsSchema(),
+        grpc_options=gRPCOptionsSchema(),
+        proxy_location="HeadOnly",
+        proxies={},
+        applications={name: application(name, route) for name, route in applications.items()},
+        target_groups=groups,
+        target_capacity=None,
+    )
+    return json.loads(json.dumps(written._get_user_facing_json_serializable_dict(exclude_unset=True)))
 
 
 def test_details_name_replicas_by_model() -> None:
-    details = {
-        "controller_info": CONTROLLER,
-        "applications": {
-            "flights": {"route_prefix": "/v2/models/flights"},
-            "shop": {"route_prefix": "/v2/models/shop"},
-            "rayloop-front": {"route_prefix": "/v2"},
-            "flights.challenger.1": {"route_prefix": None},
-            "other": {"route_prefix": "/other"},
-        },
-        "target_groups": [
-            group("/v2/models/flights", "HTTP", 30002, 30001),
-            group("/v2/models/flights", "gRPC", 40001, 40002),
-            group("/v2", "HTTP", 30003),
-            group("/other", "HTTP", 30004),
-        ],
+    applications = {
+        "flights": "/v2/models/flights",
+        "shop": "/v2/models/shop",
+        "rayloop-front": "/v2",
+        "flights.challenger.1": None,
+        "other": "/other",
     }
-    target = lambda port: Target(host="10.0.0.1", port=port)  # noqa: E731
-    assert parse_serve_details(details) == Membership(
-        root=(replica(30003),),
-        models={
-            "flights": tuple(Replica(http=target(30000 + n), grpc=target(40000 + n)) for n in (1, 2)),
-            "shop": (),
-        },
+    groups = [
+        group("/v2/models/flights", "HTTP", 30002, 30001),
+        group("/v2/models/flights", "gRPC", 40001, 40002),
+        # Serve's proxy stands in for an application without a replica.
+        group("/v2/models/shop", "HTTP", 31000, name="SERVE_PROXY_ACTOR-"),
+        group("/v2", "HTTP", 30003),
+        group("/other", "HTTP", 30004),
+    ]
+
+    def target(port: int) -> Target:
+        return Target(host="10.0.0.1", port=port)
+
+    flights = tuple(Replica(http=target(30000 + n), grpc=target(40000 + n)) for n in (1, 2))
+    assert parse_serve_details(details(applications, groups)) == Membership(
+        root=(replica(30003),), models={"flights": flights, "shop": ()}
     )
 
 
 def test_details_without_a_controller_say_nothing() -> None:
-    assert parse_serve_details({"controller_info": {}, "applications": {}}) is None
-    assert parse_serve_details({"controller_info": CONTROLLER, "applications": {}}) == Membership()
+    assert parse_serve_details(ServeInstanceDetails.get_empty_schema_dict()) is None
+    assert parse_serve_details(details({}, [])) == Membership()
 
 
 def members(*numbers: int) -> Membership:
