@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
+from typing import TypeVar
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
@@ -14,6 +15,7 @@ from cluster.errors import ClusterUnavailable
 from cluster.log_suppression import suppress_logs
 from cluster.settings import Settings
 
+Client = TypeVar("Client")
 # Ray logs each step of a submission; a failure is raised anyway.
 _NOISY_LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
@@ -23,10 +25,23 @@ _EXCLUDES = [".git", ".venv", "**/__pycache__", ".rayloop", "*.egg-info", ".*_ca
 
 def client(settings: Settings) -> JobSubmissionClient:
     """Connect to the Job API. Raises ClusterUnavailable when no cluster answers."""
+    return connect_dashboard(JobSubmissionClient, settings)
+
+
+def connect_dashboard(api: Callable[[str], Client], settings: Settings) -> Client:
+    """Connect to an API of Ray's dashboard, with the cluster's token.
+
+    Args:
+        api: Ray's client of the API; takes the dashboard's address, and asks it for its version.
+        settings: Which cluster.
+
+    Raises:
+        ClusterUnavailable: No dashboard answers.
+    """
     use_token()
     try:
-        return JobSubmissionClient(settings.dashboard)
-    except (ConnectionError, RuntimeError) as error:
+        return api(settings.dashboard)
+    except (OSError, RuntimeError) as error:
         raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
 
 

@@ -71,7 +71,7 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
         return False
     # A cluster that partly died may have left processes that hold its ports.
     stop(settings)
-    _check_memory()
+    check_memory()
     _check_ports(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     _close([settings.home])
@@ -337,10 +337,12 @@ def _ensure_token(environment: dict[str, str]) -> None:
     )
 
 
-def _check_memory() -> None:
+def check_memory() -> float:
+    """Return the available memory in GiB. Raises OutOfMemory when it is too little for a cluster."""
     available = psutil.virtual_memory().available / _GIB
     if available < MIN_MEMORY_GIB:
         raise OutOfMemory("memory.too_little", available_gib=available, minimum_gib=MIN_MEMORY_GIB)
+    return available
 
 
 def _check_ports(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Moments as text, for people. Pure."""
+"""Moments as text, for people, and in microseconds, as tables store them. Pure."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def format_utc(at: datetime | float | None, style: str = "%Y-%m-%d %H:%M") -> st
     if at is None:
         return "never"
     return (at.astimezone(UTC) if isinstance(at, datetime) else datetime.fromtimestamp(at, UTC)).strftime(style)
+
+
+def epoch_microseconds(at: datetime | float) -> int:
+    """Return a moment, an aware datetime or seconds since the epoch, in microseconds since the epoch."""
+    return round((at.timestamp() if isinstance(at, datetime) else at) * 1_000_000)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.cluster import door
+from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
 
@@ -38,20 +39,13 @@ def main() -> None:
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=__doc__)
-    parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--only", type=listed(SECTIONS), default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--changes", type=int, default=1000, help="changes of replicas")
     parser.add_argument("--pause", type=float, default=0.3, help="seconds between two changes")
     parser.add_argument("--kills", type=int, default=10, help="how often each process is killed")
     parser.add_argument("--seconds", type=float, default=300.0, help="seconds of load for certificates")
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
     return parser.parse_args(words)
-
-
-def _sections(text: str) -> tuple[str, ...]:
-    names = tuple(text.replace(",", " ").split())
-    if unknown := set(names) - SECTIONS.keys():
-        raise argparse.ArgumentTypeError(f"no such section: {', '.join(sorted(unknown))}")
-    return names
 
 
 if __name__ == "__main__":

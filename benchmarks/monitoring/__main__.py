@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.monitoring import delay, detection, profiling, programs, weeks, wide
+from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
 
@@ -67,10 +68,10 @@ def main() -> None:
 
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitoring", description=__doc__)
-    parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--only", type=listed(SECTIONS), default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--windows", type=int, default=100, help="windows of each kind; fewer at a million rows")
     parser.add_argument("--sizes", type=_sizes, default=detection.SIZES, help="rows of a window, for false alarms")
-    parser.add_argument("--changes", type=_kinds, default=_KINDS, help=f"some of {','.join(_KINDS)}, for power")
+    parser.add_argument("--changes", type=listed(_KINDS), default=_KINDS, help=f"some of {','.join(_KINDS)}, for power")
     parser.add_argument("--rows", type=int, default=100_000, help="rows that are profiled")
     parser.add_argument("--wide-rows", type=int, default=500_000, help="rows of the 1,000 columns that are profiled")
     parser.add_argument("--repeats", type=int, default=5, help="how often they are profiled")
@@ -80,17 +81,6 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def _sizes(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(","))
-
-
-def _kinds(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _sections(text: str) -> tuple[str, ...]:
-    words = tuple(word for word in text.split(",") if word)
-    if unknown := [word for word in words if word not in SECTIONS]:
-        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: known are {', '.join(SECTIONS)}")
-    return words
 
 
 def _versions() -> dict[str, str]:

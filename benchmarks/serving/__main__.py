@@ -9,11 +9,12 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
+from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
 from benchmarks.serving import comparisons, measures, model, samples
 from benchmarks.serving.client import ROOT, load
@@ -58,25 +59,13 @@ def main() -> None:
 def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     every = (*SERVER_SECTIONS, *OWN)
-    parser.add_argument(
-        "--only", type=_listed(every), default=every, help=f"some of {','.join(every)}; others are kept"
-    )
+    parser.add_argument("--only", type=listed(every), default=every, help=f"some of {','.join(every)}; others are kept")
     parser.add_argument("--rounds", type=int, default=_ROUNDS, help="how often each server is measured")
     parser.add_argument("--seconds", type=float, default=_SECONDS, help="length of one measurement")
     names = tuple(dict.fromkeys(peer.folder for peer in PEERS_ALL))
-    parser.add_argument("--peers", type=_listed(names), default=names, help=f"some of {','.join(names)}; for trials")
+    parser.add_argument("--peers", type=listed(names), default=names, help=f"some of {','.join(names)}; for trials")
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
     return parser.parse_args(words)
-
-
-def _listed(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        words = tuple(word for word in text.split(",") if word)
-        if unknown := [word for word in words if word not in known]:
-            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: known are {', '.join(known)}")
-        return words
-
-    return parse
 
 
 def _measure_servers(sections: frozenset[str], arguments: argparse.Namespace) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 from cluster.values import Task
 from deployments.protocol.arrow_columns import MAX_NUMBER, required_columns
+from deployments.protocol.open_inference import INTEGERS, REQUEST_ID
 from features.definitions import Column, FeatureSet
 
 Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
-ID_SCHEMA: Schema = {"type": "string", "pattern": "^[!-~]{1,200}$"}
+ID_SCHEMA: Schema = {"type": "string", "pattern": f"^{REQUEST_ID}$"}
 _ROW_ID: Schema = {"type": "string", "minLength": 1, "maxLength": 220}
 _NULL: Schema = {"type": "null"}
 _BOOLEAN: Schema = {"type": "boolean"}
@@ -28,7 +29,7 @@ _MOMENT: Schema = {
     "anyOf": [{"type": "string", "format": "date-time"}, {"type": "integer"}],
 }
 _FLOATS = ["FP32", "FP64"]
-_INTEGERS = [f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
+_INTEGERS = list(INTEGERS)
 _NUMBERS = ((_FLOATS, _NUMBER), (["BOOL"], _BOOLEAN), (_INTEGERS, _INTEGER))
 
 

@@ -26,16 +26,19 @@ from features.definitions import Column, FeatureSet
 
 PLATFORM = "rayloop_onnx"
 
-_ID = re.compile(r"[\x21-\x7e]{1,200}")
-_INTEGERS = {
+REQUEST_ID = "[!-~]{1,200}"
+"""Pattern of request ids: printable ASCII without spaces."""
+INTEGERS = {
     f"{sign}INT{bits}": getattr(pa, f"{sign.lower()}int{bits}")() for sign in ("", "U") for bits in (8, 16, 32, 64)
 }
-_STRICT = {"BOOL": pa.bool_(), **_INTEGERS}
+"""Arrow type of each integer datatype."""
+_REQUEST_ID = re.compile(REQUEST_ID)
+_STRICT = {"BOOL": pa.bool_(), **INTEGERS}
 _DATATYPES: dict[str, tuple[str, ...]] = {
     "number": ("FP32", "FP64", *_STRICT),
     "category": ("BYTES",),
     "timestamp": ("BYTES", "INT64"),
-    "tensor": ("FP32", "FP64", *_INTEGERS),
+    "tensor": ("FP32", "FP64", *INTEGERS),
 }
 _OUTPUTS = {"binary": ("score",), "multiclass": ("probabilities", "label"), "regression": ("value",)}
 _MAX_LAYOUTS = 256
@@ -97,7 +100,7 @@ def validate_request_id(value: object, field: str = "id") -> str:
     Raises:
         RequestError: It is something else; names ``field``.
     """
-    if isinstance(value, str) and _ID.fullmatch(value):
+    if isinstance(value, str) and _REQUEST_ID.fullmatch(value):
         return value
     raise RequestError("request.malformed_id", field=field)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from cluster.names import journal_table
 from cluster.storage.tables import Tables
+from cluster.times import epoch_microseconds
 from cluster.values import Decision, Stored
 from deployments.protocol.arrow_columns import TIMESTAMP
 from deployments.rollout.state_machine import RolloutState, replay
@@ -73,7 +74,7 @@ class RolloutJournal:
             newest = max((row.sequence or 0 for row in self._rows()), default=0)
         row = _Row(
             **decision.model_dump(exclude={"at", "challengers", "evidence"}),
-            at=round(decision.at * 1e6),
+            at=epoch_microseconds(decision.at),
             # One column of text, as it was when a rollout had one challenger; versions are numbers.
             challenger=",".join(decision.challengers),
             evidence=json.dumps(decision.evidence),

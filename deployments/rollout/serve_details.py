@@ -7,8 +7,8 @@ from typing import Any
 
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
-from cluster.connection import use_token
 from cluster.errors import ClusterUnavailable, RayloopError
+from cluster.jobs import connect_dashboard
 from cluster.settings import Settings
 from cluster.values import Frozen
 from deployments.serve_schema import model_app_name
@@ -38,11 +38,7 @@ def connect_serve_api(settings: Settings) -> ServeSubmissionClient:
     Raises:
         ClusterUnavailable: No Ray dashboard answers.
     """
-    use_token()
-    try:
-        return ServeSubmissionClient(settings.dashboard)
-    except (OSError, RuntimeError) as error:
-        raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
+    return connect_dashboard(ServeSubmissionClient, settings)
 
 
 def fetch_serve_details(settings: Settings) -> dict[str, Any]:

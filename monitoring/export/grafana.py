@@ -32,7 +32,6 @@ def _rate(labels: str, series: str, within: str) -> str:
     return f"sum by ({labels}) (rate({series}[{within}]))"
 
 
-_REQUESTS = _rate("model, version, variant", "ray_rayloop_requests_total{$m}", "1m")
 _LATENCY = _rate("le, model", "ray_rayloop_latency_ms_bucket_total{$m}", "5m")
 _MODEL_COST, _TAG_COST = 'ray_rayloop_cost{tag="",$m}', 'ray_rayloop_cost{tag!="",$m}'
 

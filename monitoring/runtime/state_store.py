@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
+from pyarrow import fs
 from pydantic import Field, ValidationError
 
 from cluster.errors import DataError
+from cluster.files import atomic_write
 from cluster.values import Stored, stored_name
 from monitoring.analysis.analysis_scheduler import SchedulerState
 from monitoring.detection.alarm_actions import ActionRecord, AlarmEntry
@@ -50,7 +52,7 @@ class MonitorStore:
 
     def save(self, state: MonitorState) -> None:
         """Write the state."""
-        self._replace(STATE, state.model_dump_json(by_alias=True).encode())
+        self._write(STATE, state.model_dump_json(by_alias=True).encode())
 
     def load(self) -> MonitorState | None:
         """Read the state; None when there is none.
@@ -72,7 +74,7 @@ class MonitorStore:
 
     def save_reference(self, version: str, reference: bytes) -> None:
         """Write a version's reference profile."""
-        self._replace(_reference_name(version), reference)
+        self._write(_reference_name(version), reference)
 
     def load_reference(self, version: str) -> bytes:
         """Read a version's reference profile.
@@ -92,11 +94,8 @@ class MonitorStore:
             if path.name != _reference_name(version):
                 path.unlink()
 
-    def _replace(self, name: str, data: bytes) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / f"{name}.part"
-        part.write_bytes(data)
-        os.replace(part, self.path / name)
+    def _write(self, name: str, data: bytes) -> None:
+        atomic_write(fs.LocalFileSystem(), str(self.path), name, (data,))
 
 
 def _reference_name(version: str) -> str:

@@ -13,11 +13,10 @@ from concurrent.futures import Future
 from threading import Thread
 from urllib.parse import urlsplit
 
-import psutil
 import ray
 
 from cluster import connection, local_cluster
-from cluster.errors import OutOfMemory, RayloopError
+from cluster.errors import RayloopError
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
@@ -94,10 +93,7 @@ def _versions(settings: Settings) -> str:
 
 
 def _memory(settings: Settings) -> str:
-    available = psutil.virtual_memory().available / _GIB
-    if available < local_cluster.MIN_MEMORY_GIB:
-        raise OutOfMemory("memory.too_little", available_gib=available, minimum_gib=local_cluster.MIN_MEMORY_GIB)
-    return f"{available:.1f} GiB free"
+    return f"{local_cluster.check_memory():.1f} GiB free"
 
 
 def _disk(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from cluster.times import epoch_microseconds
 from cluster.values import Task
 from features.definitions import FeatureSet
 from features.events.event_history import KNOWN_AT, build_history
@@ -73,7 +74,7 @@ class TrafficReplay:
 
     def push(self, until: datetime) -> None:
         """Bring the online store up to date with what was known at ``until``."""
-        until_us = round(until.timestamp() * 1_000_000)
+        until_us = epoch_microseconds(until)
         for view in self._features.views:
             events = self._events[view.name]
             upto = int(events.get_column(KNOWN_AT).search_sorted(until_us, side="right"))

@@ -13,6 +13,7 @@ import polars as pl
 from ray.exceptions import RayTaskError
 
 from cluster.errors import RayloopError, SnapshotNotFound
+from cluster.times import epoch_microseconds
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import FeatureView
 from features.offline.training_frame import build_frame
@@ -95,7 +96,7 @@ def materialize_online(
     views = _list_views(context, snapshots, versions)
     with context.progress.stage("online"):
         for view in views:
-            load_snapshot(context.store, view, context.tables, snapshots[view.source], _us(until))
+            load_snapshot(context.store, view, context.tables, snapshots[view.source], epoch_microseconds(until))
             record_load(context.store, view)
         if views:
             context.progress(f"{len(views)} views materialized until {until:%Y-%m-%d %H:%M}")
@@ -131,8 +132,8 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
     with context.progress.stage("online"):
         parts = context.tables.parts(ingestion.snapshot)[1]
         batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
-        rows, start = ingestion.snapshot.rows, _us(since) if since else None
-        done = backfill(context.store, view, batches, rows, _us(until), start)
+        rows, start = ingestion.snapshot.rows, epoch_microseconds(since) if since else None
+        done = backfill(context.store, view, batches, rows, epoch_microseconds(until), start)
         if since is None:
             record_load(context.store, view)
         context.progress(
@@ -153,7 +154,3 @@ def latest_snapshots(context: ProjectContext) -> dict[str, Snapshot]:
 def snapshots_of(ingestion_results: Mapping[str, IngestionResult]) -> dict[str, Snapshot]:
     """Return the snapshot of each ingested source."""
     return {name: result.snapshot for name, result in ingestion_results.items()}
-
-
-def _us(moment: datetime) -> int:
-    return round(moment.timestamp() * 1_000_000)

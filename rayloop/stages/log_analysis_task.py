@@ -24,6 +24,7 @@ from cluster.names import label_candidates_table, labels_table, log_writer_actor
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
+from cluster.times import epoch_microseconds
 from cluster.values import Task
 from deployments.telemetry.prediction_log import feature_frame
 from features.manifest import Manifest
@@ -133,7 +134,7 @@ def _queue(tables: Tables, request: AnalysisRequest, result: AnalysisResult) -> 
     if not result.label_candidates:
         return
     rows = [
-        {"id": w.id, "version": request.version, "window": round(request.window * 1e6), "worth": w.expected_loss}
+        {"id": w.id, "version": request.version, "window": epoch_microseconds(request.window), "worth": w.expected_loss}
         for w in result.label_candidates
     ]
     key = f"{request.version}@{request.window:.0f}"

@@ -14,6 +14,7 @@ import polars as pl
 from cluster.errors import DataError, ProjectError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
+from cluster.times import epoch_microseconds
 from features.online.layout_upgrade import require_loaded
 from features.online.materialize import push
 from features.online.store import open_store
@@ -77,7 +78,7 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
     store = open_store(settings.online_store_uri, project.name)
     views = [view for view in project.features.views if view.source == source]
     require_loaded(store, project.name, views)
-    until = round((datetime.now(UTC) + _AHEAD).timestamp() * 1e6)
+    until = epoch_microseconds(datetime.now(UTC) + _AHEAD)
     events = {view.name: push(store, view, good, batch, 0, until) for view in views}
     return PushResult(events, count_reasons(checked.get_column(REASON).drop_nulls().to_list()))
 

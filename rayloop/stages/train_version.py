@@ -146,8 +146,7 @@ def _refuse_unless_overridden(build: CandidateBuild, run: Run, evaluation: Candi
         context.progress(f"gate overridden: {build.override_gate}")
         return
     run.set_tags({"mlflow.runName": f"{name} (refused)", GATE_TAG: evaluation.report.model_dump_json()})
-    run.log_parameters(_flat(build.recipe))
-    run.log_metrics({f"test_{metric}": value for metric, value in evaluation.quality.items()})
+    _log_quality(run, build, evaluation)
     model_cards.log_card(run, build, evaluation)
     url = f"{context.settings.mlflow_server}/#/runs/{run.id}"
     raise GateFailed(
@@ -235,10 +234,14 @@ def _origin(build: CandidateBuild) -> dict[str, str]:
     }
 
 
-def _log(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
-    fit_result = evaluation.fit_result
+def _log_quality(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
     run.log_parameters(_flat(build.recipe))
     run.log_metrics({f"test_{name}": value for name, value in evaluation.quality.items()})
+
+
+def _log(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
+    fit_result = evaluation.fit_result
+    _log_quality(run, build, evaluation)
     run.log_metrics({f"validation_{name}": value for name, value in fit_result.metrics.items()})
     run.log_metrics({**evaluation.latency, "temperature": fit_result.temperature})
     run.set_tags(_origin(build))
