@@ -10,10 +10,14 @@ import typer
 
 from cluster.settings import Settings
 from rayloop.cli.app import app
+from rayloop.module_shadowing import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FILE = re.compile(r"`([\w./-]+/[\w.-]+\.(?:py|md|yaml|toml|txt|proto|j2))`")
+BARE_FILE = re.compile(r"`(\w+\.py)`")
+FOLDERS = (*PACKAGES, "examples", "tests", "benchmarks", "docs")
+MODULES = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
 BUILT = {"benchmarks/results", "docs/decisions/NNNN-title.md"}
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -23,6 +27,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_files_named_in_a_page_exist(page: Path) -> None:
     paths = set(FILE.findall(page.read_text())) - BUILT
     assert {name for name in paths if not (ROOT / name).exists()} == set()
+    assert set(BARE_FILE.findall(page.read_text())) <= MODULES
 
 
 @every_page
