@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
@@ -17,6 +18,7 @@ from tests.factories.golden.files import golden
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("cluster", "features", "trainers", "deployments", "monitoring", "rayloop", "examples")
 MAX_MODULES = 20
+MAX_COLUMNS = 120
 PASS_CODE_THROUGH = {"deployments/auth/credentials.py"}
 """Modules with functions that pass their caller's code on: BUILDERS."""
 BUILDERS = {"invalid_credential": "request", "_forbidden": "request"}
@@ -93,9 +95,31 @@ def accessed_names(node: ast.AST) -> Iterator[tuple[str, str]]:
             yield owner, name
 
 
+def long_lines(text: str) -> list[int]:
+    """Return the numbers of the lines that are too long, except rows of tables and lines with nothing but a link."""
+    lines = enumerate(text.splitlines(), 1)
+    return [n for n, line in lines if len(line) > MAX_COLUMNS and not re.match(r"\||\W*https?:\S+$", line)]
+
+
+def blank_lines(block: re.Match[str]) -> str:
+    """Return as many empty lines as a block has."""
+    return "\n" * block[0].count("\n")
+
+
 def test_folder_of_product_code_has_at_most_twenty_modules() -> None:
     sizes = Counter(path.parent for path in product() if path.name != "__init__.py")
     assert {str(folder): size for folder, size in sizes.items() if size > MAX_MODULES} == {}
+
+
+def test_prose_ends_at_120_columns() -> None:
+    """In pages, outside tables and code; in the messages of errors. Ruff checks the code."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "kubernetes").rglob("*.md")]
+    assert len(pages) > 60
+    long = [f"cluster/errors.toml:{line}" for line in long_lines((ROOT / "cluster" / "errors.toml").read_text())]
+    for path in pages:
+        text = re.sub(r"^ *```.*?^ *```$", blank_lines, path.read_text(), flags=re.DOTALL | re.MULTILINE)
+        long += [f"{path.relative_to(ROOT)}:{number}" for number in long_lines(text)]
+    assert long == []
 
 
 def test_class_name_occurs_once_in_the_product() -> None:
