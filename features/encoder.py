@@ -26,7 +26,6 @@ UNKNOWN_CODE = 1
 FIRST_CODE = 2
 
 _FILL_ROWS = 16_384
-_NAN = pa.scalar(math.nan)
 # Up to this number of rows, the fixed costs for each column outweigh those for each row.
 _FEW_ROWS = 128
 
@@ -189,7 +188,7 @@ def _dictionary(values: pa.ChunkedArray) -> pa.DictionaryArray:
 def _floats(values: pa.ChunkedArray, name: str) -> np.ndarray:
     if pa.types.is_floating(values.type):
         # Twice as fast as to_numpy, which also converts null to NaN.
-        filled = pc.fill_null(values, _NAN.cast(values.type)) if values.null_count else values
+        filled = pc.fill_null(values, math.nan) if values.null_count else values
         return np.asarray(filled.to_numpy())
     try:
         return np.asarray(values.cast(pa.float32(), safe=False).to_numpy())

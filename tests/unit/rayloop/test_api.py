@@ -44,7 +44,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
     [
         ("rayloop, rayloop.cli.app", {"torch", "scipy", "polars", "mlflow"}),
         # Every command and worker that loads a project's declarations pays for this one.
-        ("rayloop.project", {"torch", "scipy.stats", "scipy.optimize", "ray", "mlflow"}),
+        ("rayloop.project", {"torch", "pandas", "scipy.stats", "scipy.optimize", "ray", "mlflow"}),
     ],
 )
 def test_import_loads_no_heavy_library(modules: str, heavy: set[str]) -> None:
