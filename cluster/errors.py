@@ -7,7 +7,8 @@
     │   └── SnapshotNotFound      a table or snapshot that does not exist
     ├── OutOfMemory               the machine has less memory than the work needs
     ├── ClusterUnavailable        no Ray cluster answers
-    │   └── PortInUse             a port that the cluster needs is in use
+    │   ├── PortInUse             a port that the cluster needs is in use
+    │   └── CallTimeout           a store or an actor does not answer in time
     ├── RegistryUnavailable       MLflow does not answer
     │   └── VersionNotFound       a model or version that is not registered
     ├── StoreUnavailable          the online store does not answer
@@ -104,6 +105,10 @@ class ClusterUnavailable(RayloopError):
 
 class PortInUse(ClusterUnavailable):
     """A port that the cluster needs is in use."""
+
+
+class CallTimeout(ClusterUnavailable):
+    """A store or an actor does not answer in time. The call may still take effect."""
 
 
 class RegistryUnavailable(RayloopError):

@@ -15,6 +15,7 @@ from pyiceberg.table import Table
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.errors import DataError, SnapshotNotFound
+from cluster.limits import limit_database
 from cluster.settings import Settings
 
 
@@ -32,7 +33,8 @@ class TableCatalog:
         if warehouse.scheme == "file":
             Path(warehouse.path).mkdir(parents=True, exist_ok=True)
         try:
-            return load_catalog(**options)
+            limited = limit_database(options["uri"]) if options["type"] == "sql" else options["uri"]
+            return load_catalog(**options | {"uri": limited})
         except OperationalError as error:
             raise DataError("data.catalog_no_answer", uri=options["uri"]) from error
 

@@ -16,17 +16,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
 from cluster.errors import DataError, RayloopError, SettingsError
+from cluster.limits import limit_database
 from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, ApiKey, Scope, format_key, hash_key
 
 _log = logging.getLogger(__name__)
 
+# Without a limit, a connection whose other end has vanished blocks its thread for a quarter of an hour.
 _TIMEOUT_S = 3
-# Without these, a connection whose other end has vanished blocks its thread for a quarter of an hour.
-_POSTGRESQL = {
-    "connect_timeout": _TIMEOUT_S,
-    "options": f"-c statement_timeout={_TIMEOUT_S * 1000}",
-    "tcp_user_timeout": _TIMEOUT_S * 1000,
-}
 
 _KEYS = sa.Table(
     "rayloop_keys",
@@ -143,10 +139,8 @@ class KeyStore:
 
 def _engine(uri: str) -> tuple[URL, sa.Engine]:
     try:
-        url = make_url(uri)
-        options: dict[str, Any] = _POSTGRESQL if url.get_backend_name() == "postgresql" else {}
         # No pool: a replica reads every few seconds, and a new connection survives a restart of the store.
-        return url, sa.create_engine(url, poolclass=NullPool, connect_args=options)
+        return make_url(uri), sa.create_engine(limit_database(uri, _TIMEOUT_S), poolclass=NullPool)
     except (ArgumentError, NoSuchModuleError) as error:
         raise SettingsError("settings.invalid_key_store", reason=str(error)) from error
     except ModuleNotFoundError as error:

@@ -2,7 +2,7 @@
 
 One pass: evidence, verdicts, approvals, journal entry, Serve's configuration, aliases. The entry comes first and states
 what should be true; every later pass reconciles the rest with it. A controller that dies between any two of them
-resumes from the journal, compares it with Serve's configuration, and continues.
+resumes from the journal, compares it with Serve's configuration, and continues; so does one that got no clear answer.
 
 An abort takes precedence over a promotion: if the challenger is shown to be worse when a person asks to promote it, it
 is aborted instead; and an abort that arrives while a step waits for approval, or a promotion for its turn, goes first.
@@ -14,7 +14,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +24,8 @@ from ray.exceptions import RayError
 from ray.util.metrics import Counter
 
 from cluster.actors import get_or_create
-from cluster.errors import RolloutError
+from cluster.errors import CallTimeout, RolloutError
+from cluster.limits import STORE_S, in_thread, within
 from cluster.names import rollout_actor
 from cluster.row_losses import check_metric
 from cluster.settings import Settings
@@ -43,7 +45,7 @@ from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.log_writer import connect_log_writer
 
 _log = logging.getLogger(__name__)
-_EVIDENCE_TIMEOUT_S = 30.0
+EVIDENCE_S = 30.0
 """Within which the log writer must answer; a pass that waits for it keeps commands waiting."""
 
 
@@ -88,6 +90,7 @@ class RolloutController:
 
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
         self._model = model
+        self._settings = settings
         self._journal = RolloutJournal(model, Tables(settings))
         self._reconciler = Reconciler(model, settings)
         self._log_writer = connect_log_writer(model, settings)
@@ -99,9 +102,10 @@ class RolloutController:
         self._task: Task | None = None
         self._pending_notifications: list[Decision] = []
         self._pass_failures = Counter("rayloop_rollout_pass_failures", "Passes that failed.", ("model",))
-        self._state = await asyncio.to_thread(self._journal.last_state)
-        # Also after a rollout that ended: its last step may not have been applied.
-        self._applied = self._state is None
+        self._state: RolloutState | None = None
+        self._applied = True
+        self._in_doubt = True
+        """Whether the journal may have other entries than those that led to the state."""
         self._loop = asyncio.get_running_loop().create_task(self._run())
 
     async def start(
@@ -123,7 +127,7 @@ class RolloutController:
         """
         several = [challengers] if isinstance(challengers, ModelVersion) else challengers
         versions = [challenger.version for challenger in several]
-        async with self._turn:
+        async with self._take_turn():
             if self._state is not None and (self._state.active or not self._applied):
                 raise RolloutError("rollout.in_progress", model=self._model, rollout=self._state.id)
             webhook_client.check_secrets(policy.webhooks)
@@ -146,7 +150,10 @@ class RolloutController:
 
     async def status(self) -> RolloutStatus:
         """Return the newest rollout with its evidence and journal."""
-        decisions = await asyncio.to_thread(self._journal.decisions)
+        if self._state is None:
+            async with self._take_turn():
+                pass
+        decisions = await in_thread(STORE_S, "the rollout journal", self._journal.decisions)
         newest = tuple(d for d in decisions if self._state is not None and d.rollout == self._state.id)
         return RolloutStatus(
             state=self._state, applied=self._applied, evidence=self._evidence, verdicts=self._verdicts, decisions=newest
@@ -164,11 +171,12 @@ class RolloutController:
         """Send all requests to the champion immediately; with ``version``, those of that challenger."""
         with self._approvals:
             halted = await self._halt(reason, version, rollout)
-            async with self._turn:
+            # Should the journal not answer, later passes find what was halted, and record it.
+            self._applied = False
+            async with self._take_turn():
                 state = self._require_state()
                 # A pass that had the turn may have recorded the abort already.
                 if state.active and {*halted} & {*state.challengers}:
-                    # Should the journal not answer, later passes find what was halted, and record it.
                     self._applied = False
                     await self._record(*state_machine.apply_command(state, "abort", reason, time.time(), version))
                     await self._reconcile()
@@ -202,7 +210,7 @@ class RolloutController:
         Raises:
             RolloutError: The model has had no rollout, or one is in progress.
         """
-        async with self._turn:
+        async with self._take_turn():
             state = self._require_state()
             await self._record(*state_machine.roll_back(state, champion, reason, time.time()))
             await self._reconcile()
@@ -218,6 +226,9 @@ class RolloutController:
         Returns:
             Their versions.
         """
+        if self._state is None:
+            async with self._take_turn():
+                pass
         state = self._require_state()
         _, decision = state_machine.apply_command(state, "abort", reason, time.time(), version, rollout)
         await self._halt_before(state, decision)
@@ -229,9 +240,25 @@ class RolloutController:
             return
         try:
             await self._reconciler.halt(state, decision.challengers, decision.reason)
-        except RayError:
+        except (RayError, CallTimeout):
             # Serve does not answer. Once the decision is in the journal, every pass tries again.
             _log.exception("rollout of %s: cannot halt %s", self._model, decision.challengers)
+
+    @asynccontextmanager
+    async def _take_turn(self) -> AsyncIterator[None]:
+        """Wait for the turn. Nothing in a turn is called without a time limit: an abort waits for it."""
+        async with self._turn:
+            if self._in_doubt:
+                await self._resume()
+            yield
+
+    async def _resume(self) -> None:
+        """Continue from the journal."""
+        # A thread that was late may still use the one before.
+        self._journal = RolloutJournal(self._model, Tables(self._settings))
+        self._state = await in_thread(STORE_S, "the rollout journal", self._journal.last_state)
+        # Also after a rollout that ended: its last step may not have been applied.
+        self._applied, self._in_doubt = self._state is None, False
 
     def _require_state(self) -> RolloutState:
         if self._state is None:
@@ -239,7 +266,7 @@ class RolloutController:
         return self._state
 
     async def _command(self, command: Command, reason: str, version: str = "", rollout: str = "") -> RolloutStatus:
-        async with self._turn:
+        async with self._take_turn():
             before = self._require_state()
             state, decision = state_machine.apply_command(before, command, reason, time.time(), version, rollout)
             if command == "promote":
@@ -267,7 +294,7 @@ class RolloutController:
     async def _run(self) -> None:
         while True:
             try:
-                async with self._turn:
+                async with self._take_turn():
                     await self._pass()
             except Exception:
                 # Log writer, Serve, catalog or MLflow may be down for a while; the next pass starts from this state.
@@ -305,9 +332,10 @@ class RolloutController:
     async def _refresh_evidence(self, state: RolloutState, step_age_s: float) -> None:
         if self._task is None:
             self._task = await self._reconciler.task(state.champion)
-        evidence: dict[str, RolloutEvidence] = await asyncio.wait_for(
+        evidence: dict[str, RolloutEvidence] = await within(
+            EVIDENCE_S,
+            "the log writer",
             self._log_writer.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric),
-            _EVIDENCE_TIMEOUT_S,
         )
         # What arrives after a challenger was dropped is not evidence about it.
         self._evidence |= {version: evidence[version] for version in state.challengers}
@@ -317,14 +345,20 @@ class RolloutController:
         """Journal a hold only if its remark is new."""
         assert self._state is not None
         if state.remark and state.remark != self._state.remark:
-            await asyncio.to_thread(self._journal.record, decision, state.policy)
+            await self._append_entry(state, decision)
         self._state = state
 
     async def _record(self, state: RolloutState, decision: Decision) -> None:
         """Journal a step; from here on its state is the desired one."""
-        await asyncio.to_thread(self._journal.record, decision, state.policy)
+        await self._append_entry(state, decision)
         self._state, self._applied = state, False
         self._pending_notifications.append(decision)
+
+    async def _append_entry(self, state: RolloutState, decision: Decision) -> None:
+        # Until the answer is clear: the entry may be in the journal although there was none.
+        self._in_doubt = True
+        await in_thread(STORE_S, "the rollout journal", self._journal.record, decision, state.policy)
+        self._in_doubt = False
 
     async def _reconcile(self) -> None:
         """Bring Serve and the aliases to the desired state, then notify the webhooks. Safe to repeat."""
@@ -339,8 +373,8 @@ class RolloutController:
 
     async def _report(self, state: RolloutState, failure: str) -> None:
         """Journal a webhook's failure, which is not a step of the rollout."""
-        async with self._turn:
+        async with self._take_turn():
             decision = state_machine.journal_entry(
                 state.model_copy(update={"reason": failure}), "hold", time.time(), {}
             )
-            await asyncio.to_thread(self._journal.record, decision, state.policy)
+            await self._append_entry(state, decision)

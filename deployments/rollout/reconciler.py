@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from ray.exceptions import RayTaskError
 
 from cluster.errors import ClusterUnavailable, RolloutError
+from cluster.limits import STORE_S, in_thread, within
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
@@ -16,6 +18,11 @@ from deployments.rollout.serve_config import ServingOptions, connect_config_writ
 from deployments.rollout.state_machine import RolloutState
 from deployments.serve_schema import Halt, ServerConfig, TrafficSplit
 from features.manifest import Manifest
+
+_HALT_S = 10.0
+_CHANGE_S = 45.0
+"""For a change of Serve's configuration that every replica applies; the writer itself gives up earlier."""
+_BUNDLE_S = 60.0
 
 
 class Reconciler:
@@ -33,14 +40,14 @@ class Reconciler:
         Raises:
             RolloutError: No version is served.
         """
-        config: ServerConfig | None = await self._config.current_config.remote(self._model)
+        config = await self._current_config()
         if config is None:
             raise RolloutError("rollout.model_not_served", model=self._model)
         return config.champion
 
     async def task(self, champion: str) -> Task:
         """Return the prediction task of a champion."""
-        return await asyncio.to_thread(self._read_task, champion)
+        return await in_thread(_BUNDLE_S, f"the bundle of v{champion}", self._read_task, champion)
 
     async def reconcile(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
         """Apply a state to Serve and the aliases.
@@ -61,17 +68,27 @@ class Reconciler:
     async def halt(self, state: RolloutState, versions: tuple[str, ...], reason: str) -> None:
         """Take challengers out of the traffic, before the journal is written: harm ends whatever else is broken."""
         halt = Halt(rollout=state.id, versions=versions, reason=reason)
-        await self._config.halt_challengers.remote(self._model, halt)
+        await self._ask(_HALT_S, "halt_challengers", self._model, halt)
+
+    async def _ask(self, limit_s: float, method: str, *args: object) -> Any:
+        """Call the writer of Serve's configuration."""
+        call = getattr(self._config, method).remote(*args)
+        return await within(limit_s, f"the writer of Serve's configuration ({method})", call)
+
+    async def _current_config(self) -> ServerConfig | None:
+        config: ServerConfig | None = await self._ask(STORE_S, "current_config", self._model)
+        return config
+
+    async def _version(self, version: str) -> ModelVersion:
+        return await in_thread(STORE_S, "MLflow", self._registry.version, self._model, version)
 
     async def _apply_split(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
-        config: ServerConfig | None = await self._config.current_config.remote(self._model)
+        config = await self._current_config()
         halt = config.halt if config and config.halt and config.halt.rollout == state.id else None
         # The controller, or what it writes to, failed after the traffic was off.
         if halt and (halted := [version for version in state.challengers if version in halt.versions]):
             return dict.fromkeys(halted, halt.reason)
-        versions = [
-            await asyncio.to_thread(self._registry.version, self._model, version) for version in state.challengers
-        ]
+        versions = [await self._version(version) for version in state.challengers]
         refusals = await asyncio.gather(*(self._start(state, version, options) for version in versions))
         if any(refusals):
             return {v.version: refusal for v, refusal in zip(versions, refusals, strict=True) if refusal}
@@ -83,18 +100,19 @@ class Reconciler:
             timeout_s=state.policy.challenger_timeout_s,
             shadow=state.policy.shadow,
         )
-        await self._config.set_rollout.remote(self._model, split)
-        await self._config.retain_challengers.remote(self._model, state.id, state.challengers)
+        await self._ask(_CHANGE_S, "set_rollout", self._model, split)
+        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, state.challengers)
         if len(versions) == 1:
             # An alias names one version.
-            await asyncio.to_thread(self._registry.set_alias, versions[0], CHALLENGER)
+            await in_thread(STORE_S, "MLflow", self._registry.set_alias, versions[0], CHALLENGER)
         return {}
 
     async def _start(self, state: RolloutState, challenger: ModelVersion, options: ServingOptions) -> str:
         """Start a challenger unless it runs. Returns why it cannot be served; empty if it can."""
         try:
-            if not await self._config.has_challenger.remote(self._model, state.id, challenger.version):
-                await self._config.start_challenger.remote(state.id, challenger, options, state.policy.max_growth_mib)
+            if not await self._ask(STORE_S, "has_challenger", self._model, state.id, challenger.version):
+                limit_s, growth_mib = options.deadline_s + _CHANGE_S, state.policy.max_growth_mib
+                await self._ask(limit_s, "start_challenger", state.id, challenger, options, growth_mib)
         except RayTaskError as error:
             if isinstance(error.cause, ClusterUnavailable):
                 raise
@@ -103,13 +121,18 @@ class Reconciler:
 
     async def _end(self, state: RolloutState, champion: str) -> None:
         """Have one version answer; remove the challengers' applications and alias."""
-        version = await asyncio.to_thread(self._registry.version, self._model, champion)
-        if await self._config.current_config.remote(self._model) is not None:
-            await self._config.set_champion.remote(version)
-        await self._config.retain_challengers.remote(self._model, state.id, ())
+        config = await self._current_config()
+        if config is not None and config.champion.version == champion:
+            # Not looked up: it gets the traffic back although MLflow does not answer.
+            version = config.champion
+        else:
+            version = await self._version(champion)
+        if config is not None:
+            await self._ask(_CHANGE_S, "set_champion", version)
+        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, ())
         if state.status in ("promoted", "rolled back"):
-            await asyncio.to_thread(self._registry.set_alias, version, CHAMPION)
-        await asyncio.to_thread(self._registry.clear_alias, self._model, CHALLENGER)
+            await in_thread(STORE_S, "MLflow", self._registry.set_alias, version, CHAMPION)
+        await in_thread(STORE_S, "MLflow", self._registry.clear_alias, self._model, CHALLENGER)
 
     def _read_task(self, champion: str) -> Task:
         return Manifest.load(fetch_bundle(self._registry.version(self._model, champion), self._settings)).task

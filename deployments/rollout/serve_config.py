@@ -18,6 +18,7 @@ from ray.actor import ActorHandle
 from cluster.actors import get_or_create
 from cluster.door.probe import door_status
 from cluster.errors import RayloopError, RolloutError
+from cluster.limits import STORE_S, in_thread, within
 from cluster.settings import Settings
 from cluster.values import Frozen, ModelVersion
 from deployments import serve_schema
@@ -35,6 +36,8 @@ _INFERENCE_SERVICE = "deployments.protocol.inference_pb.add_inference_service"
 _CHALLENGER = "Challenger"
 _DRAIN_S = 120.0
 _SHUTDOWN_MARGIN_S = 15.0
+_WRITE_S = 90.0
+"""For reading and writing the configuration; the first write starts Serve."""
 
 
 class ServingOptions(Serving):
@@ -81,8 +84,9 @@ class ServeConfigWriter:
             RolloutError: The model has a rollout in progress.
             RayloopError: The version does not load, or its replicas do not run in time.
         """
-        await asyncio.to_thread(Scorer, champion, self._settings)
-        await connect_log_writer(champion.model, self._settings).pid.remote()
+        await in_thread(options.deadline_s, f"the bundle of {champion}", Scorer, champion, self._settings)
+        log_writer = connect_log_writer(champion.model, self._settings)
+        await within(options.deadline_s, "the log writer", log_writer.pid.remote())
 
         def change(apps: Applications) -> None:
             current = _server_config(apps, champion.model)
@@ -135,7 +139,7 @@ class ServeConfigWriter:
     async def retain_challengers(self, model: str, rollout: str, versions: tuple[str, ...]) -> None:
         """Remove all other challengers of the model; their replicas drain in the background."""
         retained = {serve_schema.challenger_app_name(model, rollout, version) for version in versions}
-        running = _challengers(await asyncio.to_thread(self._read), model)
+        running = _challengers(await self._read(), model)
         if not running <= retained:
             await self._write(lambda apps: _drop_challengers(apps, model, retained))
 
@@ -174,11 +178,11 @@ class ServeConfigWriter:
 
     async def current_config(self, model: str) -> ServerConfig | None:
         """Return the configuration of a model's server; None when it is not deployed."""
-        return _server_config(await asyncio.to_thread(self._read), model)
+        return _server_config(await self._read(), model)
 
     async def has_challenger(self, model: str, rollout: str, version: str) -> bool:
         """Whether a challenger's application is declared."""
-        return serve_schema.challenger_app_name(model, rollout, version) in await asyncio.to_thread(self._read)
+        return serve_schema.challenger_app_name(model, rollout, version) in await self._read()
 
     async def remove(self, model: str) -> None:
         """Stop serving a model, if it is served."""
@@ -207,10 +211,10 @@ class ServeConfigWriter:
 
     async def _write(self, change: Callable[[Applications], object]) -> None:
         async with self._write_lock:
-            await asyncio.to_thread(self._write_now, change)
+            await in_thread(_WRITE_S, "Serve's REST API", self._write_now, change)
 
     def _write_now(self, change: Callable[[Applications], object]) -> None:
-        details = self._details()
+        details = serve_details.fetch_serve_details(self._settings)
         apps = serve_details.declared_applications(details)
         change(apps)
         http_port, grpc_port = self._settings.proxy_ports
@@ -230,11 +234,11 @@ class ServeConfigWriter:
         client = serve_details.connect_serve_api(self._settings)
         client.deploy_applications(config | {"applications": list(apps.values())})
 
-    def _read(self) -> Applications:
-        return serve_details.declared_applications(self._details())
+    async def _read(self) -> Applications:
+        return serve_details.declared_applications(await self._details())
 
-    def _details(self) -> dict[str, Any]:
-        return serve_details.fetch_serve_details(self._settings)
+    async def _details(self) -> dict[str, Any]:
+        return await in_thread(STORE_S, "Serve's REST API", serve_details.fetch_serve_details, self._settings)
 
     async def _wait_until_running(self, app: str, deadline: float) -> None:
         """Wait until an application runs. Raises RayloopError when it fails, or is late."""
@@ -244,7 +248,7 @@ class ServeConfigWriter:
         """Wait until every replica confirms that it serves what the configuration says."""
         app = serve_schema.model_app_name(model)
         await self._wait_until_running(app, deadline)
-        details = await asyncio.to_thread(self._details)
+        details = await self._details()
         config = _server_config(serve_details.declared_applications(details), model)
         if config is None:
             raise RayloopError("rayloop.model_not_deployed", model=model)
@@ -253,7 +257,8 @@ class ServeConfigWriter:
         handle = serve.get_deployment_handle(serve_details.MODEL_DEPLOYMENT, app)
         confirmed: set[str] = set()
         while len(confirmed) < replicas:
-            state = await handle.state.remote()
+            remaining_s = max(deadline - time.monotonic(), _POLL_S)
+            state = await within(remaining_s, f"a replica of {model}", handle.state.remote())
             if state["failure"]:
                 raise RayloopError(
                     "rayloop.change_not_applied", model=model, version=state["version"], failure=state["failure"]
@@ -281,7 +286,7 @@ class ServeConfigWriter:
     async def _wait_until(self, holds: Callable[[dict[str, Any]], bool], limit_s: float, app: str) -> None:
         deadline = time.monotonic() + limit_s
         while True:
-            details = await asyncio.to_thread(self._details)
+            details = await self._details()
             if holds(details):
                 return
             if time.monotonic() > deadline:

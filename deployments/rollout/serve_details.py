@@ -16,6 +16,8 @@ from deployments.serve_schema import model_app_name
 MODEL_DEPLOYMENT = "ModelServer"
 """Name of the deployment in a model's application."""
 _LEAVING = ("DELETING", "NOT_STARTED")
+_REQUEST_S = {"GET": 10.0, "PUT": 60.0}
+"""Time limits of requests; the first PUT starts Serve."""
 
 Applications = dict[str, dict[str, Any]]
 """Configurations of applications, by name."""
@@ -32,13 +34,20 @@ class DeploymentStatus(Frozen):
     """Serve's message if fewer run; empty otherwise."""
 
 
+class _ServeApi(ServeSubmissionClient):
+    """Ray's client with a time limit."""
+
+    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+        return super()._do_request(method, endpoint, timeout=_REQUEST_S[method], **options)
+
+
 def connect_serve_api(settings: Settings) -> ServeSubmissionClient:
     """Connect to Serve's REST API.
 
     Raises:
         ClusterUnavailable: No Ray dashboard answers.
     """
-    return connect_dashboard(ServeSubmissionClient, settings)
+    return connect_dashboard(_ServeApi, settings)
 
 
 def fetch_serve_details(settings: Settings) -> dict[str, Any]:

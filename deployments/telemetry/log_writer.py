@@ -21,6 +21,7 @@ from ray.util.metrics import Counter
 
 from cluster.actors import get_or_create
 from cluster.errors import DataError
+from cluster.limits import in_thread
 from cluster.names import labels_table, log_writer_actor, predictions_table
 from cluster.row_losses import Metric
 from cluster.settings import Settings
@@ -33,6 +34,9 @@ from deployments.telemetry.prediction_log import from_ipc
 
 COMMIT_EVERY_S = 2.0
 MAX_KNOWN_BATCHES = 100_000
+_APPEND_S = 30.0
+_READ_S = 300.0
+"""For reading the log when a rollout begins, or its controller asks after a restart."""
 # Each batch in flight waits for a commit; requests for evidence must not wait behind it.
 _CONCURRENT_CALLS = 1000
 
@@ -124,7 +128,7 @@ class LogWriter:
             async with self._commit_lock:
                 # What got no clear answer may be in the tables already.
                 await self._append_commits()
-                collector = await asyncio.to_thread(self._rebuild_evidence, rollout, challengers, task)
+                collector = await in_thread(_READ_S, "the log", self._rebuild_evidence, rollout, challengers, task)
                 for batch in self._pending:
                     _add_batch(collector, batch)
                 self._rollout = collector
@@ -146,7 +150,7 @@ class LogWriter:
         """Count the rows that a dead replica had not shipped and the log lacks (lost_rows.py)."""
         await self._commit()
         async with self._commit_lock:
-            await asyncio.to_thread(self._lost.record_lost_rows, replica, unshipped)
+            await in_thread(_APPEND_S, "the log", self._lost.record_lost_rows, replica, unshipped)
 
     async def lost_rows(self) -> dict[str, int]:
         """Return the number of ``replicas`` that lost rows, and of lost rows: ``predictions``, ``labels``."""
@@ -195,7 +199,7 @@ class LogWriter:
         rows = pa.concat_tables([batch.rows for batch in commit.batches])
         try:
             name = self._names[commit.kind]
-            snapshot = await asyncio.to_thread(self._tables.append, name, rows, commit.key, evolve=True)
+            snapshot = await in_thread(_APPEND_S, name, self._tables.append, name, rows, commit.key, evolve=True)
         except DataError as error:
             _log.error("%d rows of %s are refused: %s", rows.num_rows, commit.kind, error)
             return error

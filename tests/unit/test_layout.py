@@ -32,6 +32,7 @@ AREAS = {
     "OutOfMemory": "memory",
     "ClusterUnavailable": "cluster",
     "PortInUse": "cluster",
+    "CallTimeout": "cluster",
     "RegistryUnavailable": "registry",
     "VersionNotFound": "registry",
     "StoreUnavailable": "store",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from typing import Any
 
 import pyarrow as pa
@@ -11,39 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RolloutError
-from cluster.names import journal_table
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.state_machine import apply_command, begin, journal_entry
 from deployments.rollout_policy import RolloutPolicy
+from tests.factories.deployments.memory_tables import MemoryTables
 
 POLICY = RolloutPolicy(steps=(0.1, 1.0))
 COMMANDS = st.sampled_from(["pause", "resume", "abort", "promote", "restart"])
 STEPS_S = st.sampled_from([1.0, 60.0, 3600.0, -3600.0, -1.0, 0.0])
 
 
-class MemoryTables:
-    """Tables whose rows are read in no order, as Iceberg's are."""
-
-    def __init__(self) -> None:
-        self.rows: list[pa.Table] = []
-
-    def exists(self, name: str) -> bool:
-        return bool(self.rows)
-
-    def read(self, name: str) -> pa.Table:
-        return pa.concat_tables(random.Random(len(self.rows)).sample(self.rows, len(self.rows)))
-
-    def append(self, name: str, rows: pa.Table, *unused: object, **options: object) -> None:
-        assert name == journal_table("m")
-        self.rows.append(rows)
-
-    def forget_numbers(self) -> None:
-        """Make all rows so far those of a release without numbers."""
-        nulls = pa.nulls(1, pa.int64())
-        self.rows = [
-            rows.set_column(rows.column_names.index("sequence"), rows.schema.field("sequence"), nulls)
-            for rows in self.rows
-        ]
+def forget_numbers(tables: MemoryTables) -> None:
+    """Make all rows so far those of a release without numbers."""
+    nulls = pa.nulls(1, pa.int64())
+    tables.rows = [
+        rows.set_column(rows.column_names.index("sequence"), rows.schema.field("sequence"), nulls)
+        for rows in tables.rows
+    ]
 
 
 def record(
@@ -81,7 +64,7 @@ def test_steps_of_the_clock_do_not_change_the_state_that_is_read(history: list[t
 def test_rows_without_numbers_come_first_by_their_time(history: list[tuple[str, float]]) -> None:
     tables: Any = MemoryTables()
     state, now = record(RolloutJournal("m", tables), [("pause", 1.0), ("resume", 1.0), ("pause", 60.0)], 1e9)
-    tables.forget_numbers()
+    forget_numbers(tables)
     state, _ = record(RolloutJournal("m", tables), history, now - 3600.0, state)
     again = RolloutJournal("m", tables)
     assert again.last_state() == state

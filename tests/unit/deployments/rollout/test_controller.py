@@ -1,0 +1,193 @@
+"""The controller without Ray: while stores hang, an abort takes the traffic off at once, and is journaled later."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.errors import CallTimeout
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.values import ModelVersion
+from deployments.rollout import controller, reconciler
+from deployments.rollout.controller import RolloutController
+from deployments.rollout.journal import RolloutJournal
+from deployments.rollout.reconciler import Reconciler
+from deployments.rollout.state_machine import begin, journal_entry
+from deployments.rollout_policy import RolloutPolicy
+from deployments.serve_schema import Halt, ServerConfig, TrafficSplit
+from tests.factories.deployments.memory_tables import MemoryTables
+from tests.factories.golden import samples
+
+MODEL = "m"
+POLICY = RolloutPolicy(steps=(0.3, 1.0), poll_s=0.05)
+LIMIT_S = 0.3
+
+
+def version(number: str) -> ModelVersion:
+    return ModelVersion(model=MODEL, version=number, run_id="r", bundle_uri="/nowhere")
+
+
+class Actor:
+    """A handle whose methods are those of ``target``; without the method, a call never ends."""
+
+    def __init__(self, target: object = None) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        method: Callable[..., Awaitable[Any]] = getattr(self._target, name, None) or forever
+        return SimpleNamespace(remote=lambda *args: asyncio.ensure_future(method(*args)))
+
+
+async def forever(*unused: object) -> None:
+    await asyncio.Event().wait()
+
+
+class ConfigWriter:
+    """Serve's configuration of one model."""
+
+    def __init__(self) -> None:
+        self.config = ServerConfig(champion=version("1"))
+        self.halts: list[float] = []
+
+    async def current_config(self, model: str) -> ServerConfig:
+        return self.config
+
+    async def has_challenger(self, *unused: str) -> bool:
+        return True
+
+    async def set_rollout(self, model: str, split: TrafficSplit) -> None:
+        self.config = self.config.model_copy(update={"split": split})
+
+    async def retain_challengers(self, *unused: object) -> None:
+        pass
+
+    async def set_champion(self, champion: ModelVersion) -> None:
+        self.config = self.config.model_copy(update={"champion": champion, "split": None})
+
+    async def halt_challengers(self, model: str, halt: Halt) -> None:
+        self.halts.append(time.monotonic())
+        self.config = self.config.model_copy(update={"split": None, "halt": halt})
+
+
+class Stores:
+    """Catalog and MLflow; while they hang, a call waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.answering = threading.Event()
+        self.answering.set()
+        monkeypatch.setattr(Registry, "version", lambda _, model, number: version(number))
+        for name in ("set_alias", "clear_alias"):
+            monkeypatch.setattr(Registry, name, lambda *_: None)
+        self.tables: Any = MemoryTables()
+        monkeypatch.setattr(controller, "Tables", lambda settings: self.tables)
+        for owner, names in ((Registry, ("version", "set_alias", "clear_alias")), (MemoryTables, ("append", "read"))):
+            for name in names:
+                monkeypatch.setattr(owner, name, self._waiting(getattr(owner, name)))
+
+    def _waiting(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def wait_and_call(*args: Any, **options: Any) -> Any:
+            self.answering.wait()
+            return method(*args, **options)
+
+        return wait_and_call
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> ConfigWriter:
+    writer = ConfigWriter()
+    monkeypatch.setattr(reconciler, "connect_config_writer", lambda settings: Actor(writer))
+    # The log writer never answers.
+    monkeypatch.setattr(controller, "connect_log_writer", lambda model, settings: Actor())
+    monkeypatch.setattr(Reconciler, "task", lambda *_: asyncio.sleep(0, samples.BINARY))
+    for module, name in ((controller, "STORE_S"), (controller, "EVIDENCE_S"), (reconciler, "STORE_S")):
+        monkeypatch.setattr(module, name, LIMIT_S)
+    return writer
+
+
+@pytest.fixture
+def stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stores]:
+    stores = Stores(monkeypatch)
+    yield stores
+    stores.answering.set()
+
+
+async def until(holds: Callable[[], bool], what: str, limit_s: float = 20.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < deadline, what
+        await asyncio.sleep(0.01)
+
+
+async def start() -> Any:
+    actor: Any = RolloutController.__new__(RolloutController)
+    await actor.__init__(MODEL, Settings())
+    return actor
+
+
+async def resumed(stores: Stores, serve: ConfigWriter) -> Any:
+    """A controller that has resumed a rollout of version 2, and applied it."""
+    state = begin("r", MODEL, "1", ("2",), POLICY, time.time())
+    RolloutJournal(MODEL, stores.tables).record(journal_entry(state, "start", state.since, {}), POLICY)
+    actor = await start()
+    await until(lambda: serve.config.split is not None, "the rollout is applied")
+    return actor
+
+
+def test_abort_takes_the_traffic_off_at_once_while_every_store_hangs(serve: ConfigWriter, stores: Stores) -> None:
+    async def run() -> None:
+        actor = await resumed(stores, serve)
+        stores.answering.clear()
+        ordered = time.monotonic()
+        order = asyncio.ensure_future(actor.abort("harm"))
+        await until(lambda: bool(serve.halts), "the challenger is halted")
+        assert serve.halts[0] - ordered < 1.0
+        # The order itself ends, although nothing can be journaled.
+        with pytest.raises(CallTimeout):
+            await asyncio.wait_for(order, 20.0)
+        assert serve.config.split is None
+        stores.answering.set()
+        await until(lambda: actor._state.status == "aborted" and actor._applied, "a pass journals the abort")
+        assert (await actor.status()).state.reason == "harm"
+
+    asyncio.run(run())
+
+
+def test_entry_without_a_clear_answer_is_read_again_before_the_next(
+    serve: ConfigWriter, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = MemoryTables.append
+
+    def lose_the_answer(*args: Any, **options: Any) -> None:
+        append(*args, **options)
+        raise ConnectionError
+
+    async def run() -> None:
+        actor = await resumed(stores, serve)
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryTables, "append", lose_the_answer)
+            with pytest.raises(ConnectionError):
+                await actor.pause("night")
+        await actor.resume("day")
+        assert [d.action for d in (await actor.status()).decisions] == ["start", "pause", "resume"]
+
+    asyncio.run(run())
+
+
+def test_controller_resumes_once_the_catalog_answers(serve: ConfigWriter, stores: Stores) -> None:
+    async def run() -> None:
+        await resumed(stores, serve)
+        stores.answering.clear()
+        actor = await start()
+        with pytest.raises(CallTimeout):
+            await actor.status()
+        stores.answering.set()
+        assert (await actor.status()).state.status == "running"
+
+    asyncio.run(run())
