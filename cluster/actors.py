@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
+from ray.actor import ActorHandle, exit_actor
+from ray.exceptions import AsyncioActorExit, RayTaskError
+from ray.experimental import internal_kv
 
 from cluster.errors import RayloopError
 from cluster.names import ACTOR_NAMESPACE
@@ -33,6 +35,30 @@ def get_or_create(name: str, actor_class: type, *arguments: object, **options: o
         num_cpus=0,
         **options,
     ).remote(*arguments)
+
+
+def end_actor() -> None:
+    """End this actor when its calls have returned. Ray does not restart it, and its name becomes free."""
+    with suppress(AsyncioActorExit):
+        exit_actor()
+
+
+def session_name() -> str:
+    """Name of this cluster's session; it survives a head that keeps its state."""
+    return str(ray.get_runtime_context().get_session_name())
+
+
+def take_epoch(actor: str) -> int:
+    """Return a number greater than those of all earlier actors of this name, from where Ray keeps its own state."""
+    epoch = 1
+    while internal_kv._internal_kv_put(f"{actor}:{epoch}", b"", overwrite=False, namespace=ACTOR_NAMESPACE):
+        epoch += 1
+    return epoch
+
+
+def is_newest(actor: str, epoch: int) -> bool:
+    """Whether no actor of this name has taken a greater number."""
+    return not internal_kv._internal_kv_exists(f"{actor}:{epoch + 1}", namespace=ACTOR_NAMESPACE)
 
 
 def actor_exists(actor: str) -> bool:

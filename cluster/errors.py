@@ -9,6 +9,7 @@
     ├── ClusterUnavailable        no Ray cluster answers
     │   ├── PortInUse             a port that the cluster needs is in use
     │   └── CallTimeout           a store or an actor does not answer in time
+    ├── WriterReplaced            a writer that another one has replaced
     ├── RegistryUnavailable       MLflow does not answer
     │   └── VersionNotFound       a model or version that is not registered
     ├── StoreUnavailable          the online store does not answer
@@ -109,6 +110,10 @@ class PortInUse(ClusterUnavailable):
 
 class CallTimeout(ClusterUnavailable):
     """A store or an actor does not answer in time. The call may still take effect."""
+
+
+class WriterReplaced(RayloopError):
+    """Another writer has taken the place of this one, which may not write any more."""
 
 
 class RegistryUnavailable(RayloopError):

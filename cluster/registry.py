@@ -16,7 +16,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion as MlflowVersion
 from mlflow.exceptions import MlflowException
 
-from cluster.errors import RegistryUnavailable, VersionNotFound
+from cluster.errors import RegistryUnavailable, VersionNotFound, WriterReplaced
+from cluster.names import rollout_actor
 from cluster.settings import Settings
 from cluster.values import ModelVersion
 
@@ -24,6 +25,8 @@ BUNDLE_PATH = "bundle"
 FINGERPRINT_TAG = "rayloop.fingerprint"
 GATE_TAG = "rayloop.gate"
 KEY_TAG = "rayloop.key"
+EPOCH_TAG = "rayloop.epoch"
+"""Tag of a registered model: epoch of the rollout controller that last set its aliases."""
 # By default MLflow retries an absent server for minutes, which is too long at a prompt.
 _HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -162,12 +165,23 @@ class Registry:
                 "registry.lookup_failed", model=model, alias=alias, reason=error.message
             ) from error
 
-    def set_alias(self, version: ModelVersion, alias: str) -> None:
-        """Point an alias to a version."""
+    def set_alias(self, version: ModelVersion, alias: str, epoch: int | None = None) -> None:
+        """Point an alias to a version.
+
+        Args:
+            version: The version.
+            alias: Name of the alias.
+            epoch: Of the rollout controller; None for a person.
+
+        Raises:
+            WriterReplaced: A newer controller has set an alias of the model.
+        """
+        self._check_epoch(version.model, epoch)
         self._client.set_registered_model_alias(version.model, alias, version.version)
 
-    def clear_alias(self, model: str, alias: str) -> None:
-        """Remove an alias, if the model has it."""
+    def clear_alias(self, model: str, alias: str, epoch: int | None = None) -> None:
+        """Remove an alias, if the model has it; as in ``set_alias``."""
+        self._check_epoch(model, epoch)
         if self.version_by_alias(model, alias):
             self._client.delete_registered_model_alias(model, alias)
 
@@ -202,6 +216,16 @@ class Registry:
 
     def _download(self, uri: str) -> Path:
         return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=self._settings.mlflow_uri))
+
+    def _check_epoch(self, model: str, epoch: int | None) -> None:
+        """Leave the epoch with the model. MLflow cannot compare and set at once: between the two, an older one fits."""
+        if epoch is None:
+            return
+        newest = int(self._client.get_registered_model(model).tags.get(EPOCH_TAG, 0))
+        if newest > epoch:
+            raise WriterReplaced("cluster.writer_replaced", writer=rollout_actor(model), epoch=epoch, newest=newest)
+        if newest < epoch:
+            self._client.set_registered_model_tag(model, EPOCH_TAG, str(epoch))
 
     def _newest_run(self, experiment: str, key: str) -> str:
         """Id of the newest run of a key; empty when there is none."""

@@ -85,6 +85,10 @@ class ServerConfig(Stored, stored_as="model server configuration"):
     champion: ModelVersion
     split: Annotated[TrafficSplit | None, stored_name("split", "trial")] = None
     """None outside of a rollout."""
+    epoch: int = 0
+    """Epoch of the rollout controller that last changed this; one with a lower epoch may not."""
+    writer: int = 0
+    """Epoch of the actor that wrote this; a replica ignores what one with a lower epoch writes later."""
     halt: Halt | None = None
     """Challengers that later splits of their rollout must not contain."""
     profile_window_s: float | None = Field(default=3600.0, gt=0.0)

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import pyarrow as pa
 from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
-from pyiceberg.table import Table
+from pyiceberg.table import CommitTableResponse, Table
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.limits import limit_database
 from cluster.settings import Settings
+from cluster.storage.claims import Claim
 
 
 class TableCatalog:
-    """Tables of one catalog by name, "namespace.table"."""
+    """Tables of one catalog by name, "namespace.table".
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: Where the catalog is.
+        claim: Of the one writer of these tables; without it, a commit checks no claim.
+    """
+
+    def __init__(self, settings: Settings, claim: Claim | None = None) -> None:
         self._settings = settings
+        self._claim = claim
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -34,9 +44,12 @@ class TableCatalog:
             Path(warehouse.path).mkdir(parents=True, exist_ok=True)
         try:
             limited = limit_database(options["uri"]) if options["type"] == "sql" else options["uri"]
-            return load_catalog(**options | {"uri": limited})
+            catalog = load_catalog(**options | {"uri": limited})
         except OperationalError as error:
             raise DataError("data.catalog_no_answer", uri=options["uri"]) from error
+        if self._claim is not None:
+            _fence(catalog, self._claim)
+        return catalog
 
     def check(self) -> None:
         """Raises DataError when the catalog does not answer."""
@@ -87,3 +100,26 @@ class TableCatalog:
         self.catalog.drop_table(name)
         if Path(location.path).exists():
             shutil.rmtree(location.path)
+
+
+def _check_or_roll_back(claim: Claim, connection: Connection) -> None:
+    try:
+        claim.check(connection)
+    except Exception:
+        # SQLAlchemy takes the transaction for ended, and would return the connection to its pool with the locks.
+        connection.connection.rollback()
+        raise
+
+
+def _fence(catalog: Catalog, claim: Claim) -> None:
+    """Have every commit check the claim: a SQL catalog in the commit's own transaction, another one just before it."""
+    if isinstance(catalog, SqlCatalog):
+        event.listen(catalog.engine, "commit", partial(_check_or_roll_back, claim))
+        return
+    commit = catalog.commit_table
+
+    def check_and_commit(*args: Any, **options: Any) -> CommitTableResponse:
+        claim.check_now()
+        return commit(*args, **options)
+
+    catalog.commit_table = check_and_commit  # type: ignore[method-assign]

@@ -75,7 +75,12 @@ class ModelServer(GrpcServicer):
         async with self._reconfiguring:
             before = self._state
             try:
-                self._state = await self._load(ServerConfig.from_stored(user_config))
+                config = ServerConfig.from_stored(user_config)
+                if before is not None and config.writer < before.config.writer:
+                    # It was cut off, and replaced; the newer one restores what this replica serves.
+                    _log.warning("a configuration by an earlier writer is ignored")
+                    return
+                self._state = await self._load(config)
                 self._failure = ""
                 if before is not None:
                     close_stale(before, self._state)

@@ -4,6 +4,10 @@ One pass: evidence, verdicts, approvals, journal entry, Serve's configuration, a
 what should be true; every later pass reconciles the rest with it. A controller that dies between any two of them
 resumes from the journal, compares it with Serve's configuration, and continues; so does one that got no clear answer.
 
+A controller claims its model: one that was cut off, and replaced, writes nothing when it returns, and ends. After an
+answer that was not clear, it takes a new epoch, so that what is still under way cannot arrive after it has read the
+journal.
+
 An abort takes precedence over a promotion: if the challenger is shown to be worse when a person asks to promote it, it
 is aborted instead; and an abort that arrives while a step waits for approval, or a promotion for its turn, goes first.
 """
@@ -16,19 +20,21 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.metrics import Counter
 
-from cluster.actors import get_or_create
-from cluster.errors import CallTimeout, RolloutError
+from cluster.actors import end_actor, get_or_create
+from cluster.errors import CallTimeout, RolloutError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
 from cluster.names import rollout_actor
 from cluster.row_losses import check_metric
 from cluster.settings import Settings
+from cluster.storage.claims import Claim
 from cluster.storage.tables import Tables
 from cluster.values import Decision, Frozen, ModelVersion, Task
 from deployments.analysis.evidence import RolloutEvidence
@@ -91,6 +97,8 @@ class RolloutController:
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
         self._model = model
         self._settings = settings
+        self._claim: Claim | None = None
+        self._replaced = False
         self._journal = RolloutJournal(model, Tables(settings))
         self._reconciler = Reconciler(model, settings)
         self._log_writer = connect_log_writer(model, settings)
@@ -248,14 +256,22 @@ class RolloutController:
     async def _take_turn(self) -> AsyncIterator[None]:
         """Wait for the turn. Nothing in a turn is called without a time limit: an abort waits for it."""
         async with self._turn:
-            if self._in_doubt:
-                await self._resume()
-            yield
+            try:
+                if self._in_doubt:
+                    await self._resume()
+                yield
+            except WriterReplaced as error:
+                if self._claim is not None and error.fields["writer"] == self._claim.writer:
+                    self._replaced = True
+                    end_actor()
+                raise
 
     async def _resume(self) -> None:
-        """Continue from the journal."""
-        # A thread that was late may still use the one before.
-        self._journal = RolloutJournal(self._model, Tables(self._settings))
+        """Continue from the journal, to which nothing from before can be added any more."""
+        claim = self._claim.renew if self._claim else partial(Claim.take, self._settings, rollout_actor(self._model))
+        self._claim = await in_thread(STORE_S, "the catalog", claim)
+        self._reconciler.epoch = self._claim.epoch
+        self._journal = RolloutJournal(self._model, Tables(self._settings, self._claim), self._claim.epoch)
         self._state = await in_thread(STORE_S, "the rollout journal", self._journal.last_state)
         # Also after a rollout that ended: its last step may not have been applied.
         self._applied, self._in_doubt = self._state is None, False
@@ -292,7 +308,7 @@ class RolloutController:
         return state_machine.drop_challenger(before, version, reason, time.time(), verdict.figures)
 
     async def _run(self) -> None:
-        while True:
+        while not self._replaced:
             try:
                 async with self._take_turn():
                     await self._pass()
@@ -332,11 +348,12 @@ class RolloutController:
     async def _refresh_evidence(self, state: RolloutState, step_age_s: float) -> None:
         if self._task is None:
             self._task = await self._reconciler.task(state.champion)
-        evidence: dict[str, RolloutEvidence] = await within(
-            EVIDENCE_S,
-            "the log writer",
-            self._log_writer.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric),
-        )
+        call = self._log_writer.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric)
+        try:
+            evidence: dict[str, RolloutEvidence] = await within(EVIDENCE_S, "the log writer", call)
+        except RayActorError:
+            self._log_writer = connect_log_writer(self._model, self._settings)
+            raise
         # What arrives after a challenger was dropped is not evidence about it.
         self._evidence |= {version: evidence[version] for version in state.challengers}
         self._verdicts |= judge_all(state, self._evidence, step_age_s)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from uuid import uuid4
 
 import pyarrow as pa
 
@@ -57,13 +56,19 @@ class _Row(Stored, stored_as="rollout journal entry"):
 
 
 class RolloutJournal:
-    """Journal of one model's rollouts; only the controller writes."""
+    """Journal of one model's rollouts; only the controller writes.
 
-    def __init__(self, model: str, tables: Tables) -> None:
+    Args:
+        model: Name of the model.
+        tables: Tables of the project, with the writer's claim.
+        epoch: Epoch of the claim.
+    """
+
+    def __init__(self, model: str, tables: Tables, epoch: int = 0) -> None:
         self._model = model
         self._name = journal_table(model)
         self._tables = tables
-        self._writer = uuid4().hex
+        self._epoch = epoch
         self._newest: int | None = None
         """Number of the newest entry; None while the table must be asked."""
 
@@ -83,7 +88,7 @@ class RolloutJournal:
         )
         # Adds the columns that a table of an earlier release lacks.
         rows = pa.Table.from_pylist([row.model_dump()], _SCHEMA)
-        self._tables.append(self._name, rows, key=f"{self._writer}:{row.sequence}", evolve=True)
+        self._tables.append(self._name, rows, key=f"{self._epoch}:{row.sequence}", evolve=True)
         self._newest = newest + 1
 
     def decisions(self) -> list[Decision]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
-from cluster.errors import ClusterUnavailable, RolloutError
+from cluster.errors import ClusterUnavailable, RolloutError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
@@ -26,13 +26,20 @@ _BUNDLE_S = 60.0
 
 
 class Reconciler:
-    """Applies the rollout states of one model."""
+    """Applies the rollout states of one model.
+
+    Args:
+        model: Name of the model.
+        settings: Where Serve and MLflow are.
+    """
 
     def __init__(self, model: str, settings: Settings) -> None:
         self._model = model
         self._settings = settings
         self._registry = Registry(settings)
         self._config = connect_config_writer(settings)
+        self.epoch = 0
+        """Epoch of the controller, which Serve's configuration and the aliases keep."""
 
     async def champion(self) -> ModelVersion:
         """Return the version that is served.
@@ -68,12 +75,16 @@ class Reconciler:
     async def halt(self, state: RolloutState, versions: tuple[str, ...], reason: str) -> None:
         """Take challengers out of the traffic, before the journal is written: harm ends whatever else is broken."""
         halt = Halt(rollout=state.id, versions=versions, reason=reason)
-        await self._ask(_HALT_S, "halt_challengers", self._model, halt)
+        await self._ask(_HALT_S, "halt_challengers", self._model, halt, self.epoch)
 
     async def _ask(self, limit_s: float, method: str, *args: object) -> Any:
         """Call the writer of Serve's configuration."""
         call = getattr(self._config, method).remote(*args)
-        return await within(limit_s, f"the writer of Serve's configuration ({method})", call)
+        try:
+            return await within(limit_s, f"the writer of Serve's configuration ({method})", call)
+        except RayActorError:
+            self._config = connect_config_writer(self._settings)
+            raise
 
     async def _current_config(self) -> ServerConfig | None:
         config: ServerConfig | None = await self._ask(STORE_S, "current_config", self._model)
@@ -100,11 +111,11 @@ class Reconciler:
             timeout_s=state.policy.challenger_timeout_s,
             shadow=state.policy.shadow,
         )
-        await self._ask(_CHANGE_S, "set_rollout", self._model, split)
-        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, state.challengers)
+        await self._ask(_CHANGE_S, "set_rollout", self._model, split, self.epoch)
+        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, state.challengers, self.epoch)
         if len(versions) == 1:
             # An alias names one version.
-            await in_thread(STORE_S, "MLflow", self._registry.set_alias, versions[0], CHALLENGER)
+            await in_thread(STORE_S, "MLflow", self._registry.set_alias, versions[0], CHALLENGER, self.epoch)
         return {}
 
     async def _start(self, state: RolloutState, challenger: ModelVersion, options: ServingOptions) -> str:
@@ -112,9 +123,9 @@ class Reconciler:
         try:
             if not await self._ask(STORE_S, "has_challenger", self._model, state.id, challenger.version):
                 limit_s, growth_mib = options.deadline_s + _CHANGE_S, state.policy.max_growth_mib
-                await self._ask(limit_s, "start_challenger", state.id, challenger, options, growth_mib)
+                await self._ask(limit_s, "start_challenger", state.id, challenger, options, growth_mib, self.epoch)
         except RayTaskError as error:
-            if isinstance(error.cause, ClusterUnavailable):
+            if isinstance(error.cause, ClusterUnavailable | WriterReplaced):
                 raise
             return f"v{challenger.version} cannot be served: {error.cause}"
         return ""
@@ -128,11 +139,11 @@ class Reconciler:
         else:
             version = await self._version(champion)
         if config is not None:
-            await self._ask(_CHANGE_S, "set_champion", version)
-        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, ())
+            await self._ask(_CHANGE_S, "set_champion", version, self.epoch)
+        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, (), self.epoch)
         if state.status in ("promoted", "rolled back"):
-            await in_thread(STORE_S, "MLflow", self._registry.set_alias, version, CHAMPION)
-        await in_thread(STORE_S, "MLflow", self._registry.clear_alias, self._model, CHALLENGER)
+            await in_thread(STORE_S, "MLflow", self._registry.set_alias, version, CHAMPION, self.epoch)
+        await in_thread(STORE_S, "MLflow", self._registry.clear_alias, self._model, CHALLENGER, self.epoch)
 
     def _read_task(self, champion: str) -> Task:
         return Manifest.load(fetch_bundle(self._registry.version(self._model, champion), self._settings)).task

@@ -2,11 +2,16 @@
 
 Serve's REST API replaces the whole set of applications with each PUT. All changes therefore go through one detached
 actor that reads, modifies and writes under a lock; applications that are not rayloop's are passed through unchanged.
+
+An actor that was cut off, and replaced, asks Ray before each write whether it is still the newest. Serve cannot compare
+and set: one that is stopped between that question and its PUT may still write. Replicas ignore what it wrote, by the
+epoch in their configuration, and the newer writer restores its own within seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Set
 from typing import Any
@@ -15,10 +20,11 @@ import ray
 from ray import serve
 from ray.actor import ActorHandle
 
-from cluster.actors import get_or_create
+from cluster.actors import end_actor, get_or_create, is_newest, take_epoch
 from cluster.door.probe import door_status
-from cluster.errors import RayloopError, RolloutError
+from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
+from cluster.names import rollout_actor
 from cluster.settings import Settings
 from cluster.values import Frozen, ModelVersion
 from deployments import serve_schema
@@ -38,6 +44,10 @@ _DRAIN_S = 120.0
 _SHUTDOWN_MARGIN_S = 15.0
 _WRITE_S = 90.0
 """For reading and writing the configuration; the first write starts Serve."""
+WATCH_S = 10.0
+"""Seconds between looks at the configuration."""
+
+_log = logging.getLogger(__name__)
 
 
 class ServingOptions(Serving):
@@ -61,13 +71,19 @@ def connect_config_writer(settings: Settings) -> ActorHandle[Any]:
 class ServeConfigWriter:
     """Changes Serve's configuration. A method returns once every replica has applied its change.
 
+    Rollout controllers pass their ``epoch``; people pass none.
+
     Raises:
         RayloopError: A replica fails to apply it, or does not in time.
+        WriterReplaced: A controller with a higher epoch has changed the model, or a newer writer has started.
     """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
         self._settings = settings
         self._write_lock = asyncio.Lock()
+        self._epoch = take_epoch(ACTOR)
+        self._written: Applications = {}
+        self._loop = asyncio.get_running_loop().create_task(self._watch())
 
     async def served_settings(self) -> Settings:
         """Return the settings of the running deployments: those that this actor was started with."""
@@ -95,7 +111,8 @@ class ServeConfigWriter:
             root = self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT)
             apps.setdefault(root_app.ROOT_APP, root)
             shared = options.model_dump(include={"profile_window_s", "limits", "report"})
-            config = ServerConfig(champion=champion, halt=current.halt if current else None, **shared)
+            kept = {"halt": current.halt, "epoch": current.epoch} if current else {}
+            config = ServerConfig.model_validate({"champion": champion, "writer": self._epoch} | kept | shared)
             name = serve_schema.model_app_name(champion.model)
             apps[name] = self._application(
                 name,
@@ -112,7 +129,12 @@ class ServeConfigWriter:
             await self._wait_until_in_door(champion.model, deadline, options.deadline_s)
 
     async def start_challenger(
-        self, rollout: str, challenger: ModelVersion, options: ServingOptions, max_growth_mib: float | None = None
+        self,
+        rollout: str,
+        challenger: ModelVersion,
+        options: ServingOptions,
+        max_growth_mib: float | None = None,
+        epoch: int | None = None,
     ) -> None:
         """Start a challenger's application; it is removed again if it does not run in time.
 
@@ -121,12 +143,14 @@ class ServeConfigWriter:
             challenger: The version.
             options: Resources of the application.
             max_growth_mib: Growth of memory beyond which its replica terminates, MiB; None: no limit.
+            epoch: Epoch of the controller.
         """
         name = serve_schema.challenger_app_name(challenger.model, rollout, challenger.version)
         config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
         deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, config)
 
         def change(apps: Applications) -> None:
+            _check_epoch(apps, challenger.model, epoch)
             apps[name] = self._application(name, None, "deployments.inference.challenger_app", deployment)
 
         await self._write(change)
@@ -136,14 +160,23 @@ class ServeConfigWriter:
             await self._write(lambda apps: apps.pop(name, None))
             raise
 
-    async def retain_challengers(self, model: str, rollout: str, versions: tuple[str, ...]) -> None:
+    async def retain_challengers(
+        self, model: str, rollout: str, versions: tuple[str, ...], epoch: int | None = None
+    ) -> None:
         """Remove all other challengers of the model; their replicas drain in the background."""
+
+        def change(apps: Applications) -> None:
+            _check_epoch(apps, model, epoch)
+            _drop_challengers(apps, model, retained)
+
         retained = {serve_schema.challenger_app_name(model, rollout, version) for version in versions}
         running = _challengers(await self._read(), model)
         if not running <= retained:
-            await self._write(lambda apps: _drop_challengers(apps, model, retained))
+            await self._write(change)
 
-    async def set_rollout(self, model: str, split: TrafficSplit | None, deadline_s: float = 30.0) -> None:
+    async def set_rollout(
+        self, model: str, split: TrafficSplit | None, epoch: int | None = None, deadline_s: float = 30.0
+    ) -> None:
         """Set the challengers and their share of requests; None sends all requests to the champion.
 
         Raises:
@@ -157,9 +190,11 @@ class ServeConfigWriter:
                 )
             return {"split": split}
 
-        await self._change_server(model, update, deadline_s)
+        await self._change_server(model, update, epoch, deadline_s)
 
-    async def halt_challengers(self, model: str, halt: Halt, deadline_s: float = 30.0) -> None:
+    async def halt_challengers(
+        self, model: str, halt: Halt, epoch: int | None = None, deadline_s: float = 30.0
+    ) -> None:
         """Take challengers out of the split, now and for the rest of their rollout.
 
         Needs Serve only: neither a model is loaded nor a store asked.
@@ -170,11 +205,12 @@ class ServeConfigWriter:
             split = current.split.without(versions) if current.split else None
             return {"split": split, "halt": halt.model_copy(update={"versions": versions})}
 
-        await self._change_server(model, update, deadline_s)
+        await self._change_server(model, update, epoch, deadline_s)
 
-    async def set_champion(self, champion: ModelVersion, deadline_s: float = 30.0) -> None:
+    async def set_champion(self, champion: ModelVersion, epoch: int | None = None, deadline_s: float = 30.0) -> None:
         """Change the champion and end the traffic split, in one change."""
-        await self._change_server(champion.model, lambda current: {"champion": champion, "split": None}, deadline_s)
+        update = {"champion": champion, "split": None}
+        await self._change_server(champion.model, lambda current: update, epoch, deadline_s)
 
     async def current_config(self, model: str) -> ServerConfig | None:
         """Return the configuration of a model's server; None when it is not deployed."""
@@ -197,25 +233,35 @@ class ServeConfigWriter:
         )
 
     async def _change_server(
-        self, model: str, update: Callable[[ServerConfig], dict[str, Any]], deadline_s: float
+        self, model: str, update: Callable[[ServerConfig], dict[str, Any]], epoch: int | None, deadline_s: float
     ) -> None:
         def change(apps: Applications) -> None:
-            current = _server_config(apps, model)
+            current = _check_epoch(apps, model, epoch)
             if current is None:
                 raise RayloopError("rayloop.model_not_deployed", model=model)
-            config = ServerConfig.model_validate(dict(current) | update(current))
+            epochs = {"writer": self._epoch, "epoch": current.epoch if epoch is None else epoch}
+            config = ServerConfig.model_validate(dict(current) | epochs | update(current))
             apps[serve_schema.model_app_name(model)]["deployments"][0]["user_config"] = config.model_dump(mode="json")
 
         await self._write(change)
         await self._wait_until_applied(model, time.monotonic() + deadline_s)
 
     async def _write(self, change: Callable[[Applications], object]) -> None:
-        async with self._write_lock:
-            await in_thread(_WRITE_S, "Serve's REST API", self._write_now, change)
+        try:
+            async with self._write_lock:
+                await in_thread(_WRITE_S, "Serve's REST API", self._write_now, change)
+        except WriterReplaced as error:
+            if error.fields["writer"] == ACTOR:
+                end_actor()
+            raise
 
     def _write_now(self, change: Callable[[Applications], object]) -> None:
+        if not is_newest(ACTOR, self._epoch):
+            newest = self._epoch + 1
+            raise WriterReplaced("cluster.writer_replaced", writer=ACTOR, epoch=self._epoch, newest=newest)
         details = serve_details.fetch_serve_details(self._settings)
         apps = serve_details.declared_applications(details)
+        apps |= self._overwritten(apps)
         change(apps)
         http_port, grpc_port = self._settings.proxy_ports
         defaults = {
@@ -233,6 +279,24 @@ class ServeConfigWriter:
         }
         client = serve_details.connect_serve_api(self._settings)
         client.deploy_applications(config | {"applications": list(apps.values())})
+        self._written = {name: app for name, app in apps.items() if _writer_epoch(app) == self._epoch}
+
+    def _overwritten(self, apps: Applications) -> Applications:
+        """What this writer wrote, of the applications that an earlier one has overwritten since."""
+        written = self._written.items()
+        return {name: app for name, app in written if name in apps and _writer_epoch(apps[name]) < self._epoch}
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                if self._written and self._overwritten(await self._read()):
+                    await self._write(lambda apps: None)
+            except WriterReplaced:
+                return
+            except Exception:
+                # Serve may answer later.
+                _log.exception("Serve's configuration could not be watched")
 
     async def _read(self) -> Applications:
         return serve_details.declared_applications(await self._details())
@@ -348,6 +412,21 @@ def _drop_challengers(apps: Applications, model: str, retained: Set[str] = froze
 def _halted(config: ServerConfig, rollout: str) -> set[str]:
     """Versions of a rollout that were halted."""
     return {*config.halt.versions} if config.halt and config.halt.rollout == rollout else set()
+
+
+def _writer_epoch(app: dict[str, Any]) -> int:
+    """Epoch of the actor that wrote an application's configuration; 0 if it has none."""
+    configs = [deployment.get("user_config") or {} for deployment in app.get("deployments", [])]
+    return max((config.get("writer", 0) for config in configs), default=0)
+
+
+def _check_epoch(apps: Applications, model: str, epoch: int | None) -> ServerConfig | None:
+    """Return a model's configuration. Raises WriterReplaced when a newer controller has changed it."""
+    current = _server_config(apps, model)
+    if current is not None and epoch is not None and epoch < current.epoch:
+        writer = rollout_actor(model)
+        raise WriterReplaced("cluster.writer_replaced", writer=writer, epoch=epoch, newest=current.epoch)
+    return current
 
 
 def _server_config(apps: Applications, model: str) -> ServerConfig | None:

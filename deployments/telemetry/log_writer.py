@@ -1,8 +1,10 @@
 """A detached actor per model: the one writer of its prediction and label log.
 
 Replicas send batches; a batch is acknowledged once it is committed to Iceberg, and counts once even if it is sent
-again. Evidence of the current rollout is kept in memory, and rebuilt from the tables when the actor restarts. Rows that
-a killed replica had acknowledged but not sent are counted in a separate table.
+again. The writer claims the log before it reads it: one that was cut off, and replaced, commits nothing when it
+returns, and ends; replicas send its batches to the newer one. Evidence of the current rollout is kept in memory, and
+rebuilt from the tables when the actor restarts. Rows that a killed replica had acknowledged but not sent are counted in
+a separate table.
 """
 
 from __future__ import annotations
@@ -10,21 +12,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import pyarrow as pa
 from ray.actor import ActorHandle
 from ray.util.metrics import Counter
 
-from cluster.actors import get_or_create
-from cluster.errors import DataError
-from cluster.limits import in_thread
+from cluster.actors import end_actor, get_or_create, session_name
+from cluster.errors import DataError, RayloopError, WriterReplaced
+from cluster.limits import STORE_S, in_thread, within
 from cluster.names import labels_table, log_writer_actor, predictions_table
 from cluster.row_losses import Metric
 from cluster.settings import Settings
+from cluster.storage.claims import Claim
 from cluster.storage.tables import Tables
 from cluster.values import Task
 from deployments.analysis.evidence import RolloutEvidence
@@ -35,6 +38,8 @@ from deployments.telemetry.prediction_log import from_ipc
 COMMIT_EVERY_S = 2.0
 MAX_KNOWN_BATCHES = 100_000
 _APPEND_S = 30.0
+_OPEN_S = 60.0
+"""Within which the log must be open for a caller."""
 _READ_S = 300.0
 """For reading the log when a rollout begins, or its controller asks after a restart."""
 # Each batch in flight waits for a commit; requests for evidence must not wait behind it.
@@ -73,20 +78,17 @@ class LogWriter:
     """Writes the log of one model. All methods share one event loop; only table work runs in threads."""
 
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
-        self._model = model
+        self._model, self._settings = model, settings
         self._commit_failures = Counter("rayloop_log_commit_failures", "Commits that failed.", ("model",))
-        self._tables = Tables(settings)
         self._names = {"predictions": predictions_table(model), "labels": labels_table(model)}
         self._pending: list[_PendingBatch] = []
         self._commits: list[_Commit] = []
-        self._writer, self._sequence = uuid4().hex, 0
-        self._lost = await asyncio.to_thread(LostRows, model, self._tables)
-        self._batches: dict[str, CommitFuture | None] = await asyncio.to_thread(self._committed_batches)
-        self._totals = await asyncio.to_thread(self._count_rows)
+        self._sequence = 0
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rollout: EvidenceCollector | None = None
         self._memory_growth: dict[tuple[str, str], float] = {}
         self._commit_lock = asyncio.Lock()
-        self._loop = asyncio.get_running_loop().create_task(self._commit_periodically())
+        self._loop = asyncio.get_running_loop().create_task(self._run())
 
     async def append(self, kind: str, batch: str, data: bytes) -> None:
         """Append a batch; returns once it is committed.
@@ -99,6 +101,7 @@ class LogWriter:
         Raises:
             DataError: The rows do not fit the table.
         """
+        await self._ready()
         if batch in self._batches:
             commit_future = self._batches[batch]
         else:
@@ -123,9 +126,10 @@ class LogWriter:
         Returns:
             Evidence by challenger version.
         """
+        await self._ready()
         if self._rollout is None or self._rollout.rollout != rollout:
             # Between reading the tables and adding the pending batches, no batch may move from one to the other.
-            async with self._commit_lock:
+            async with self._committing():
                 # What got no clear answer may be in the tables already.
                 await self._append_commits()
                 collector = await in_thread(_READ_S, "the log", self._rebuild_evidence, rollout, challengers, task)
@@ -143,35 +147,75 @@ class LogWriter:
 
     async def flush(self) -> dict[str, int]:
         """Commit all pending batches. Returns the rows in each table, ``predictions`` and ``labels``."""
+        await self._ready()
         await self._commit()
         return dict(self._totals)
 
     async def record_lost_rows(self, replica: str, unshipped: dict[str, int]) -> None:
         """Count the rows that a dead replica had not shipped and the log lacks (lost_rows.py)."""
+        await self._ready()
         await self._commit()
-        async with self._commit_lock:
+        async with self._committing():
             await in_thread(_APPEND_S, "the log", self._lost.record_lost_rows, replica, unshipped)
 
     async def lost_rows(self) -> dict[str, int]:
         """Return the number of ``replicas`` that lost rows, and of lost rows: ``predictions``, ``labels``."""
+        await self._ready()
         return self._lost.counts()
 
     async def pid(self) -> int:
         """Return this process's id."""
         return os.getpid()
 
-    async def _commit_periodically(self) -> None:
-        while True:
-            await asyncio.sleep(COMMIT_EVERY_S)
+    async def _ready(self) -> None:
+        """Wait until the log is open. Raises WriterReplaced once another writer has it."""
+        await within(_OPEN_S, "the log", asyncio.shield(self._opened))
+
+    async def _run(self) -> None:
+        while not (self._opened.done() and self._opened.exception()):
             try:
-                await self._commit()
+                if self._opened.done():
+                    await self._commit()
+                else:
+                    await self._open()
             except Exception:
                 # The catalog may answer later; the rows are kept until then.
                 self._commit_failures.inc(tags={"model": self._model})
-                _log.exception("the log could not be committed")
+                _log.exception("the log of %s could not be opened, or committed", self._model)
+            await asyncio.sleep(COMMIT_EVERY_S)
+
+    async def _open(self) -> None:
+        """Claim the log, then read what is in it: nothing is added by an earlier writer after that."""
+        # A second cluster on the same stores has a log writer of its own.
+        name = f"{log_writer_actor(self._model)}@{session_name()}"
+        self._claim = await in_thread(STORE_S, "the catalog", Claim.take, self._settings, name)
+        self._tables = Tables(self._settings, self._claim)
+        self._lost = await in_thread(_READ_S, "the log", LostRows, self._model, self._tables)
+        self._batches: dict[str, CommitFuture | None] = await in_thread(_READ_S, "the log", self._committed_batches)
+        self._totals = await in_thread(_READ_S, "the log", self._count_rows)
+        self._opened.set_result(None)
+
+    @asynccontextmanager
+    async def _committing(self) -> AsyncIterator[None]:
+        """Hold the lock of commits; end this actor when another one has replaced it."""
+        async with self._commit_lock:
+            try:
+                yield
+            except WriterReplaced as error:
+                self._end(error)
+                raise
+
+    def _end(self, error: WriterReplaced) -> None:
+        """End this actor; replicas send the batches without an answer to the newer one."""
+        batches = [*self._pending, *(batch for commit in self._commits for batch in commit.batches)]
+        self._pending, self._commits = [], []
+        self._opened = asyncio.get_running_loop().create_future()
+        for future in (self._opened, *(batch.commit_future for batch in batches)):
+            _settle(future, error)
+        end_actor()
 
     async def _commit(self) -> None:
-        async with self._commit_lock:
+        async with self._committing():
             pending, self._pending = sorted(self._pending, key=lambda batch: batch.group), []
             for (kind, _), group in groupby(pending, key=lambda batch: batch.group):
                 self._commits.append(self._new_commit(kind, list(group)))
@@ -180,7 +224,7 @@ class LogWriter:
 
     def _new_commit(self, kind: str, batches: Sequence[_PendingBatch]) -> _Commit:
         self._sequence += 1
-        return _Commit(kind, f"{self._writer}:{self._sequence}", batches)
+        return _Commit(kind, f"{self._claim.writer}:{self._claim.epoch}:{self._sequence}", batches)
 
     async def _append_commits(self) -> None:
         """Append what is held, in order; if the table refuses a commit, batch by batch: a bad one costs no others."""
@@ -243,7 +287,7 @@ def _add_batch(collector: EvidenceCollector, batch: _PendingBatch) -> None:
         collector.add_labels(batch.rows)
 
 
-def _settle(commit_future: CommitFuture, refusal: DataError | None) -> None:
+def _settle(commit_future: CommitFuture, refusal: RayloopError | None) -> None:
     if refusal is None:
         commit_future.set_result(None)
     else:

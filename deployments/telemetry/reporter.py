@@ -26,6 +26,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from cluster.actors import find_actor
+from cluster.errors import CallTimeout, WriterReplaced
 from cluster.names import log_writer_actor, monitor_actor
 from cluster.settings import load_settings
 from deployments.telemetry import unshipped_rows
@@ -240,7 +241,8 @@ class Reporter:
                 continue
             try:
                 ray.get(batch.sent)
-            except RayActorError:
+            except (RayActorError, CallTimeout, WriterReplaced):
+                # It is gone, has not opened the log, or has a successor.
                 batch.sent = None
                 self._log_writer.forget()
                 continue

@@ -33,6 +33,7 @@ AREAS = {
     "ClusterUnavailable": "cluster",
     "PortInUse": "cluster",
     "CallTimeout": "cluster",
+    "WriterReplaced": "cluster",
     "RegistryUnavailable": "registry",
     "VersionNotFound": "registry",
     "StoreUnavailable": "store",

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import CallTimeout
+from cluster.errors import CallTimeout, WriterReplaced
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion
@@ -23,6 +23,7 @@ from deployments.rollout.state_machine import begin, journal_entry
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import Halt, ServerConfig, TrafficSplit
 from tests.factories.deployments.memory_tables import MemoryTables
+from tests.factories.errors import raises
 from tests.factories.golden import samples
 
 MODEL = "m"
@@ -62,18 +63,41 @@ class ConfigWriter:
     async def has_challenger(self, *unused: str) -> bool:
         return True
 
-    async def set_rollout(self, model: str, split: TrafficSplit) -> None:
+    async def set_rollout(self, model: str, split: TrafficSplit, epoch: int) -> None:
         self.config = self.config.model_copy(update={"split": split})
 
     async def retain_challengers(self, *unused: object) -> None:
         pass
 
-    async def set_champion(self, champion: ModelVersion) -> None:
+    async def set_champion(self, champion: ModelVersion, epoch: int) -> None:
         self.config = self.config.model_copy(update={"champion": champion, "split": None})
 
-    async def halt_challengers(self, model: str, halt: Halt) -> None:
+    async def halt_challengers(self, model: str, halt: Halt, epoch: int) -> None:
         self.halts.append(time.monotonic())
         self.config = self.config.model_copy(update={"split": None, "halt": halt})
+
+
+class Claim:
+    """A claim in memory; each newer one has a higher epoch."""
+
+    newest = 0
+
+    def __init__(self, epoch: int) -> None:
+        self.writer, self.epoch = f"rollout:{MODEL}", epoch
+
+    @classmethod
+    def take(cls, *unused: object) -> Claim:
+        Claim.newest += 1
+        return cls(Claim.newest)
+
+    def renew(self) -> Claim:
+        self.check()
+        return self.take()
+
+    def check(self) -> None:
+        if self.epoch != Claim.newest:
+            fields = {"writer": self.writer, "epoch": self.epoch, "newest": Claim.newest}
+            raise WriterReplaced("cluster.writer_replaced", **fields)
 
 
 class Stores:
@@ -86,7 +110,10 @@ class Stores:
         for name in ("set_alias", "clear_alias"):
             monkeypatch.setattr(Registry, name, lambda *_: None)
         self.tables: Any = MemoryTables()
-        monkeypatch.setattr(controller, "Tables", lambda settings: self.tables)
+        monkeypatch.setattr(controller, "Tables", lambda settings, claim=None: MemoryTables(self.tables.rows, claim))
+        monkeypatch.setattr(controller, "Claim", Claim)
+        monkeypatch.setattr(controller, "end_actor", lambda: self.ended.append(None))
+        self.ended: list[None] = []
         for owner, names in ((Registry, ("version", "set_alias", "clear_alias")), (MemoryTables, ("append", "read"))):
             for name in names:
                 monkeypatch.setattr(owner, name, self._waiting(getattr(owner, name)))
@@ -154,6 +181,8 @@ def test_abort_takes_the_traffic_off_at_once_while_every_store_hangs(serve: Conf
         assert serve.config.split is None
         stores.answering.set()
         await until(lambda: actor._state.status == "aborted" and actor._applied, "a pass journals the abort")
+        # What hung came too late to be journaled too.
+        assert [d.action for d in (await actor.status()).decisions] == ["start", "abort"]
         assert (await actor.status()).state.reason == "harm"
 
     asyncio.run(run())
@@ -189,5 +218,18 @@ def test_controller_resumes_once_the_catalog_answers(serve: ConfigWriter, stores
             await actor.status()
         stores.answering.set()
         assert (await actor.status()).state.status == "running"
+
+    asyncio.run(run())
+
+
+def test_controller_that_was_replaced_writes_nothing_and_ends(serve: ConfigWriter, stores: Stores) -> None:
+    async def run() -> None:
+        first = await resumed(stores, serve)
+        second = await start()
+        assert (await second.pause("night")).state.status == "paused"
+        with raises(WriterReplaced, "cluster.writer_replaced", writer=f"rollout:{MODEL}"):
+            await first.pause("go")
+        assert stores.ended
+        assert [d.action for d in (await second.status()).decisions] == ["start", "pause"]
 
     asyncio.run(run())

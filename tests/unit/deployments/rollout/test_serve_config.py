@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import ray.serve
 
-from cluster.errors import RolloutError
+from cluster.errors import RolloutError, WriterReplaced
 from cluster.settings import Settings
 from cluster.values import ModelVersion
-from deployments.rollout import serve_details
+from deployments.rollout import serve_config, serve_details
 from deployments.rollout.serve_config import ServeConfigWriter
 from deployments.rollout.serve_details import MODEL_DEPLOYMENT
 from deployments.serve_schema import Halt, ServerConfig, TrafficSplit, model_app_name
@@ -29,6 +29,12 @@ class Serve:
         self.applications: dict[str, dict[str, Any]] = {}
         self.config: dict[str, Any] = {}
         self._pause = threading.Event()
+        self.newest = 0
+        self.ended: list[None] = []
+
+    def take_epoch(self, actor: str) -> int:
+        self.newest += 1
+        return self.newest
 
     def get_serve_details(self) -> dict[str, Any]:
         apps = {name: self._report(copy.deepcopy(declared)) for name, declared in self.applications.items()}
@@ -52,6 +58,9 @@ class Serve:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     serve = Serve()
     monkeypatch.setattr(serve_details, "connect_serve_api", lambda settings: serve)
+    monkeypatch.setattr(serve_config, "take_epoch", serve.take_epoch)
+    monkeypatch.setattr(serve_config, "is_newest", lambda actor, epoch: epoch == serve.newest)
+    monkeypatch.setattr(serve_config, "end_actor", lambda: serve.ended.append(None))
     return serve
 
 
@@ -136,3 +145,56 @@ def test_halt_of_an_earlier_rollout_does_not_count_for_a_later_one(writer: Any) 
     asyncio.run(writer.set_rollout("m", split("b", "2")))
     asyncio.run(writer.halt_challengers("m", Halt(rollout="b", versions=("2",), reason="slow")))
     assert current(writer).halt == Halt(rollout="b", versions=("2",), reason="slow")
+
+
+def test_controller_with_a_lower_epoch_changes_nothing(writer: Any) -> None:
+    asyncio.run(writer.halt_challengers("m", Halt(rollout="a", versions=("2", "3"), reason="worse"), 7))
+    halted = current(writer)
+    assert (halted.split, halted.epoch) == (None, 7)
+    orders = [
+        lambda: writer.set_rollout("m", split("b", "2"), 6),
+        lambda: writer.set_champion(version("2"), 6),
+        lambda: writer.halt_challengers("m", Halt(rollout="b", versions=("2",), reason="late"), 6),
+        lambda: writer.start_challenger("b", version("2"), serve_config.ServingOptions(), None, 6),
+    ]
+    for order in orders:
+        with raises(WriterReplaced, "cluster.writer_replaced", writer="rollout:m", epoch=6, newest=7):
+            asyncio.run(order())
+    assert current(writer) == halted
+    # A person's order has no epoch, and keeps the controller's.
+    asyncio.run(writer.set_champion(version("2")))
+    assert (current(writer).champion, current(writer).epoch) == (version("2"), 7)
+
+
+def test_writer_that_was_replaced_writes_nothing_and_ends(serve: Serve, writer: Any, settings: Settings) -> None:
+    newer: Any = ServeConfigWriter.__new__(ServeConfigWriter)
+    asyncio.run(newer.__init__(settings))
+    asyncio.run(newer.set_champion(version("3")))
+    with raises(WriterReplaced, "cluster.writer_replaced", writer=serve_config.ACTOR, epoch=1, newest=2):
+        asyncio.run(writer.set_champion(version("2")))
+    assert current(newer).champion == version("3")
+    assert serve.ended == [None]
+
+
+@pytest.mark.parametrize("by", ["the watch", "the next write"])
+def test_what_a_stopped_writer_overwrites_later_is_restored(
+    serve: Serve, writer: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    asyncio.run(writer.halt_challengers("m", Halt(rollout="a", versions=("2",), reason="worse")))
+    old = copy.deepcopy(serve.applications)
+    monkeypatch.setattr(serve_config, "WATCH_S", 0.01)
+
+    async def run() -> None:
+        newer: Any = ServeConfigWriter.__new__(ServeConfigWriter)
+        await newer.__init__(settings)
+        await newer.halt_challengers("m", Halt(rollout="a", versions=("3",), reason="worse"))
+        # The earlier one was stopped between its question and its PUT.
+        serve.applications = old
+        if by == "the next write":
+            await newer.set_champion(version("2"))
+        deadline = asyncio.get_running_loop().time() + 20.0
+        while (await newer.current_config("m")).halt.versions != ("2", "3"):
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.01)
+
+    asyncio.run(run())

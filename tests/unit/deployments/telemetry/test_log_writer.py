@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster.errors import DataError
+from cluster.errors import DataError, WriterReplaced
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from deployments.analysis.evidence_collector import EvidenceCollector
@@ -32,12 +32,15 @@ def labels(batch: str, *ids: str) -> bytes:
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # Commits are made by the tests alone.
     monkeypatch.setattr(log_writer, "COMMIT_EVERY_S", 1e6)
+    monkeypatch.setattr(log_writer, "session_name", lambda: "session")
+    monkeypatch.setattr(log_writer, "end_actor", lambda: None)
     return Settings(home=tmp_path)
 
 
 async def start(settings: Settings) -> Any:
     writer: Any = LogWriter.__new__(LogWriter)
     await writer.__init__("m", settings)
+    await writer.flush()
     return writer
 
 
@@ -67,14 +70,14 @@ def test_rows_without_a_clear_answer_are_held_and_count_once(
     async def run() -> None:
         writer = await start(settings)
         first = asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a", "b")))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         with answers_lost(monkeypatch, when), pytest.raises(ConnectionError):
             await writer.flush()
         assert not first.done()
         # Sent again by its replica, and beside another.
         again = asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a", "b")))
         second = asyncio.ensure_future(writer.append("labels", "r:2", labels("r:2", "c")))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         assert await writer.flush() == {"predictions": 0, "labels": 3}
         await asyncio.gather(first, again, second)
         await writer.record_lost_rows("r", {"predictions": 0, "labels": 4})
@@ -91,7 +94,7 @@ def test_evidence_after_a_lost_answer_counts_labels_once(settings: Settings, mon
     async def run() -> None:
         writer = await start(settings)
         first = asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a", "b")))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         with answers_lost(monkeypatch, "after"), pytest.raises(ConnectionError):
             await writer.flush()
         await writer.evidence("rollout", ("2",), samples.BINARY)
@@ -115,7 +118,7 @@ def test_refused_batch_costs_no_other(settings: Settings, monkeypatch: pytest.Mo
         writer = await start(settings)
         batches = [("r:1", "a"), ("r:2", "bad"), ("r:3", "c")]
         sent = [asyncio.ensure_future(writer.append("labels", b, labels(b, id))) for b, id in batches]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
         await writer.flush()
         with raises(DataError, "data.type_mismatch"):
             await sent[1]
@@ -123,3 +126,48 @@ def test_refused_batch_costs_no_other(settings: Settings, monkeypatch: pytest.Mo
 
     asyncio.run(run())
     assert logged(settings) == ["a", "c"]
+
+
+def test_writer_that_was_replaced_commits_nothing_and_its_rows_count_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[None] = []
+    monkeypatch.setattr(log_writer, "end_actor", lambda: ended.append(None))
+
+    async def run() -> None:
+        first = await start(settings)
+        sent = asyncio.ensure_future(first.append("labels", "r:1", labels("r:1", "a")))
+        await asyncio.sleep(0.01)
+        # It is cut off here; its replica finds the second one.
+        second = await start(settings)
+        again = asyncio.ensure_future(second.append("labels", "r:1", labels("r:1", "a")))
+        await asyncio.sleep(0.01)
+        await second.flush()
+        await again
+        with raises(WriterReplaced, "cluster.writer_replaced", writer="ledger:m@session"):
+            await first.flush()
+        with raises(WriterReplaced, "cluster.writer_replaced"):
+            await sent
+        with raises(WriterReplaced, "cluster.writer_replaced"):
+            await first.append("labels", "r:2", labels("r:2", "b"))
+        assert ended
+
+    asyncio.run(run())
+    assert logged(settings) == ["a"]
+
+
+def test_log_opens_once_the_catalog_answers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "COMMIT_EVERY_S", 0.01)
+
+    async def run() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Tables, "exists", lambda *_: 1 / 0)
+            writer: Any = LogWriter.__new__(LogWriter)
+            await writer.__init__("m", settings)
+            sent = asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a")))
+            await asyncio.sleep(0.2)
+            assert not sent.done()
+        await asyncio.wait_for(sent, 20.0)
+
+    asyncio.run(run())
+    assert logged(settings) == ["a"]
