@@ -96,5 +96,5 @@ def _raise_epoch(where: sa.ColumnElement[bool]) -> sa.Update:
     return sa.update(_WRITERS).where(where).values(epoch=sa.case((following > now, following), else_=now))
 
 
-def _newest(writer: str) -> sa.Select[tuple[int]]:
+def _newest(writer: str) -> sa.Select[int]:
     return sa.select(_WRITERS.c.epoch).where(_WRITERS.c.writer == writer)

@@ -348,9 +348,11 @@ class RolloutController:
     async def _refresh_evidence(self, state: RolloutState, step_age_s: float) -> None:
         if self._task is None:
             self._task = await self._reconciler.task(state.champion)
-        call = self._log_writer.evidence.remote(state.id, state.initial_challengers, self._task, state.policy.metric)
+        arguments = (state.id, state.initial_challengers, self._task, state.policy.metric)
         try:
-            evidence: dict[str, RolloutEvidence] = await within(EVIDENCE_S, "the log writer", call)
+            evidence: dict[str, RolloutEvidence] = await within(
+                EVIDENCE_S, "the log writer", self._log_writer.evidence.remote(*arguments)
+            )
         except RayActorError:
             self._log_writer = connect_log_writer(self._model, self._settings)
             raise
