@@ -10,6 +10,7 @@
     │   ├── PortInUse             a port that the cluster needs is in use
     │   └── CallTimeout           a store or an actor does not answer in time
     ├── WriterReplaced            a writer that another one has replaced
+    ├── ClaimOutdated             an epoch that the writer itself has replaced
     ├── RegistryUnavailable       MLflow does not answer
     │   └── VersionNotFound       a model or version that is not registered
     ├── StoreUnavailable          the online store does not answer
@@ -114,6 +115,10 @@ class CallTimeout(ClusterUnavailable):
 
 class WriterReplaced(RayloopError):
     """Another writer has taken the place of this one, which may not write any more."""
+
+
+class ClaimOutdated(RayloopError):
+    """A writer's epoch is not its newest: it must renew its claim, and read what is stored."""
 
 
 class RegistryUnavailable(RayloopError):

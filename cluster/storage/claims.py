@@ -9,13 +9,12 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
 
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from cluster.errors import WriterReplaced
+from cluster.errors import ClaimOutdated, WriterReplaced
 from cluster.limits import limit_database
 from cluster.settings import Settings
 
@@ -38,12 +37,13 @@ class Claim:
         self.epoch = epoch
 
     @classmethod
-    def take(cls, settings: Settings, writer: str) -> Claim:
+    def take(cls, settings: Settings, writer: str, holder: str) -> Claim:
         """Make the newest claim.
 
         Args:
             settings: Where the catalog is. A REST catalog has no database: then the claims are beside the API keys.
             writer: What is written; the name of an actor.
+            holder: Identifies the process, whose claims do not replace it.
         """
         catalog = settings.iceberg
         uri = catalog["uri"] if catalog["type"] == "sql" else settings.access_uri
@@ -53,13 +53,12 @@ class Claim:
         # Two processes may create the table at once.
         with suppress(DBAPIError):
             _WRITERS.create(engine, checkfirst=True)
-        holder = uuid4().hex
         with engine.begin() as connection:
             raised = _raise_epoch(_WRITERS.c.writer == writer).values(holder=holder)
             if not connection.execute(raised).rowcount:
                 row = {"writer": writer, "epoch": int(time.time()), "holder": holder}
                 connection.execute(sa.insert(_WRITERS).values(row))
-            return cls(engine, writer, holder, connection.execute(_newest(writer)).scalar_one())
+            return cls(engine, writer, holder, connection.execute(_newest(writer)).one().epoch)
 
     def renew(self) -> Claim:
         """Return the same claim with a new epoch: whatever was begun under this one can no longer be committed.
@@ -71,18 +70,23 @@ class Claim:
             mine = sa.and_(_WRITERS.c.writer == self.writer, _WRITERS.c.holder == self._holder)
             if not connection.execute(_raise_epoch(mine)).rowcount:
                 self.check(connection)
-            epoch = connection.execute(_newest(self.writer)).scalar_one()
+            epoch = connection.execute(_newest(self.writer)).one().epoch
         return Claim(self._engine, self.writer, self._holder, epoch)
 
     def check(self, connection: sa.Connection) -> None:
         """Check the claim in the transaction of a connection to its database; until that ends, no newer one is made.
 
         Raises:
-            WriterReplaced: There is a newer claim.
+            WriterReplaced: Another process has a newer claim.
+            ClaimOutdated: This process has: one that it had given up waiting for came late, or it was renewed.
         """
-        newest = connection.execute(_newest(self.writer).with_for_update(read=True)).scalar()
-        if newest != self.epoch:
-            raise WriterReplaced("cluster.writer_replaced", writer=self.writer, epoch=self.epoch, newest=newest)
+        row = connection.execute(_newest(self.writer).with_for_update(read=True)).one_or_none()
+        newest, holder = row or (None, "")
+        if newest == self.epoch:
+            return
+        if holder == self._holder:
+            raise ClaimOutdated("cluster.claim_outdated", writer=self.writer, epoch=self.epoch, newest=newest)
+        raise WriterReplaced("cluster.writer_replaced", writer=self.writer, epoch=self.epoch, newest=newest)
 
     def check_now(self) -> None:
         """Check the claim by itself. Raises WriterReplaced."""
@@ -96,5 +100,5 @@ def _raise_epoch(where: sa.ColumnElement[bool]) -> sa.Update:
     return sa.update(_WRITERS).where(where).values(epoch=sa.case((following > now, following), else_=now))
 
 
-def _newest(writer: str) -> sa.Select[int]:
-    return sa.select(_WRITERS.c.epoch).where(_WRITERS.c.writer == writer)
+def _newest(writer: str) -> sa.Select[int, str]:
+    return sa.select(_WRITERS.c.epoch, _WRITERS.c.holder).where(_WRITERS.c.writer == writer)

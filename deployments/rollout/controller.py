@@ -97,6 +97,7 @@ class RolloutController:
     async def __init__(self, model: str, settings: Settings) -> None:  # type: ignore[misc]
         self._model = model
         self._settings = settings
+        self._holder = uuid4().hex
         self._claim: Claim | None = None
         self._replaced = False
         self._journal = RolloutJournal(model, Tables(settings))
@@ -268,8 +269,8 @@ class RolloutController:
 
     async def _resume(self) -> None:
         """Continue from the journal, to which nothing from before can be added any more."""
-        claim = self._claim.renew if self._claim else partial(Claim.take, self._settings, rollout_actor(self._model))
-        self._claim = await in_thread(STORE_S, "the catalog", claim)
+        take = partial(Claim.take, self._settings, rollout_actor(self._model), self._holder)
+        self._claim = await in_thread(STORE_S, "the catalog", self._claim.renew if self._claim else take)
         self._reconciler.epoch = self._claim.epoch
         self._journal = RolloutJournal(self._model, Tables(self._settings, self._claim), self._claim.epoch)
         self._state = await in_thread(STORE_S, "the rollout journal", self._journal.last_state)

@@ -14,15 +14,17 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 from ray.actor import ActorHandle
 from ray.util.metrics import Counter
 
 from cluster.actors import end_actor, get_or_create, session_name
-from cluster.errors import DataError, RayloopError, WriterReplaced
+from cluster.errors import ClaimOutdated, DataError, RayloopError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
 from cluster.names import labels_table, log_writer_actor, predictions_table
 from cluster.row_losses import Metric
@@ -83,7 +85,9 @@ class LogWriter:
         self._names = {"predictions": predictions_table(model), "labels": labels_table(model)}
         self._pending: list[_PendingBatch] = []
         self._commits: list[_Commit] = []
-        self._sequence = 0
+        self._batches: dict[str, CommitFuture | None] = {}
+        self._holder, self._sequence = uuid4().hex, 0
+        self._claim: Claim | None = None
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rollout: EvidenceCollector | None = None
         self._memory_growth: dict[tuple[str, str], float] = {}
@@ -188,10 +192,11 @@ class LogWriter:
         """Claim the log, then read what is in it: nothing is added by an earlier writer after that."""
         # A second cluster on the same stores has a log writer of its own.
         name = f"{log_writer_actor(self._model)}@{session_name()}"
-        self._claim = await in_thread(STORE_S, "the catalog", Claim.take, self._settings, name)
+        take = partial(Claim.take, self._settings, name, self._holder)
+        self._claim = await in_thread(STORE_S, "the catalog", self._claim.renew if self._claim else take)
         self._tables = Tables(self._settings, self._claim)
         self._lost = await in_thread(_READ_S, "the log", LostRows, self._model, self._tables)
-        self._batches: dict[str, CommitFuture | None] = await in_thread(_READ_S, "the log", self._committed_batches)
+        self._batches = await in_thread(_READ_S, "the log", self._committed_batches) | self._batches
         self._totals = await in_thread(_READ_S, "the log", self._count_rows)
         self._opened.set_result(None)
 
@@ -203,6 +208,9 @@ class LogWriter:
                 yield
             except WriterReplaced as error:
                 self._end(error)
+                raise
+            except ClaimOutdated:
+                self._opened = asyncio.get_running_loop().create_future()
                 raise
 
     def _end(self, error: WriterReplaced) -> None:
@@ -224,6 +232,7 @@ class LogWriter:
 
     def _new_commit(self, kind: str, batches: Sequence[_PendingBatch]) -> _Commit:
         self._sequence += 1
+        assert self._claim is not None
         return _Commit(kind, f"{self._claim.writer}:{self._claim.epoch}:{self._sequence}", batches)
 
     async def _append_commits(self) -> None:

@@ -34,6 +34,7 @@ AREAS = {
     "PortInUse": "cluster",
     "CallTimeout": "cluster",
     "WriterReplaced": "cluster",
+    "ClaimOutdated": "cluster",
     "RegistryUnavailable": "registry",
     "VersionNotFound": "registry",
     "StoreUnavailable": "store",

@@ -13,6 +13,7 @@ import pytest
 
 from cluster.errors import DataError, WriterReplaced
 from cluster.settings import Settings
+from cluster.storage.claims import Claim
 from cluster.storage.tables import Tables
 from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.protocol.feedback import parse_feedback
@@ -168,6 +169,19 @@ def test_log_opens_once_the_catalog_answers(settings: Settings, monkeypatch: pyt
             await asyncio.sleep(0.2)
             assert not sent.done()
         await asyncio.wait_for(sent, 20.0)
+
+    asyncio.run(run())
+    assert logged(settings) == ["a"]
+
+
+def test_claim_that_came_late_costs_no_rows(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_writer, "COMMIT_EVERY_S", 0.05)
+
+    async def run() -> None:
+        writer = await start(settings)
+        # From a thread that the writer had given up waiting for.
+        Claim.take(settings, "ledger:m@session", writer._holder)
+        await asyncio.wait_for(writer.append("labels", "r:1", labels("r:1", "a")), 30.0)
 
     asyncio.run(run())
     assert logged(settings) == ["a"]
