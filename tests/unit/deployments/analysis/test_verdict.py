@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import special
 
 from cluster.errors import RolloutError
 from cluster.row_losses import Metric, row_loss
@@ -28,7 +28,7 @@ ROLLOUTS, LOOKS, BATCH = 300, 25, 40
 
 def at_most(bound: float, rollouts: int) -> int:
     """Events among ``rollouts`` that a probability of ``bound`` exceeds in one of a thousand runs."""
-    return int(stats.binom.ppf(0.999, rollouts, bound))
+    return math.ceil(special.bdtrik(0.999, rollouts, bound))
 
 
 def evidence(paired: PairedMoments, requests: int, errors: int = 0, champion_errors: int = 0) -> RolloutEvidence:
@@ -87,7 +87,7 @@ def test_fixed_horizon_test_after_every_batch_exceeds_alpha() -> None:
     )
     difference = costs[:, 1] - costs[:, 0]
     mean, square = (np.cumsum(d, axis=1)[:, looks - 1] / looks for d in (difference, difference**2))
-    beyond = mean / np.sqrt((square - mean**2) / (looks - 1)) > stats.t.ppf(1.0 - POLICY.alpha, looks - 1)
+    beyond = mean / np.sqrt((square - mean**2) / (looks - 1)) > special.stdtrit(looks - 1, 1.0 - POLICY.alpha)
     assert beyond[:, -1].sum() <= at_most(POLICY.alpha, ROLLOUTS)
     assert beyond.any(axis=1).mean() >= 2.0 * POLICY.alpha
 
