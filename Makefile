@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo down test test-unit test-slow test-hosts check docs mutate clean
+.PHONY: demo down test test-unit test-slow test-hosts check docs wheel mutate clean
 .PHONY: bench-serving bench-features bench-training bench-monitoring bench-cluster
 
 demo: $(STAMP)
@@ -40,6 +40,12 @@ check: $(STAMP)
 # The site goes to build/site; a broken link fails.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# What the nodes of ray-cluster.yaml install.
+wheel: $(STAMP)
+	rm -rf build/wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir build/wheel .
+	cp constraints.txt build/wheel
 
 # ARGS="--only features" runs a part.
 mutate: $(STAMP)

@@ -32,7 +32,7 @@ def connect(settings: Settings, any_release: bool = False) -> None:
             raise ClusterUnavailable("cluster.not_running")
         if not any_release:
             local_cluster.require_current_layout(settings)
-    address = os.environ.get("RAY_ADDRESS") or f"127.0.0.1:{settings.gcs_port}"
+    address = os.environ.get("RAY_ADDRESS") or local_cluster.gcs_address(settings)
     try:
         ray.init(address=address, namespace=ACTOR_NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
     except ConnectionError as error:

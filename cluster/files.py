@@ -1,4 +1,4 @@
-"""Atomic writes to any file system that pyarrow.fs supports."""
+"""Files on any file system that pyarrow.fs supports: where they are, and atomic writes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from collections.abc import Iterable
 
 from pyarrow import fs
 
+from cluster.env import s3_endpoint
+
 Bytes = bytes | bytearray | memoryview
+
+
+def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a path or URI, and the path in it."""
+    if uri.startswith("s3://") and (endpoint := s3_endpoint()):
+        # Left to find the variable itself, Arrow takes BUCKET.HOST for the name of the server.
+        return fs.S3FileSystem(endpoint_override=endpoint), uri.removeprefix("s3://")
+    return fs.FileSystem.from_uri(uri)
 
 
 def atomic_write(filesystem: fs.FileSystem, folder: str, name: str, parts: Iterable[Bytes]) -> None:

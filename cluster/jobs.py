@@ -48,7 +48,7 @@ def connect_dashboard(api: Callable[[str], Client], settings: Settings) -> Clien
 def submit(
     settings: Settings,
     arguments: Sequence[str],
-    folder: Path | str,
+    folder: Path | str | None,
     name: str = "",
     variables: Mapping[str, str] | None = None,
 ) -> str:
@@ -57,7 +57,7 @@ def submit(
     Args:
         settings: Which cluster; the job gets them in its environment.
         arguments: The command and its arguments.
-        folder: The job's working directory: a local folder, which is uploaded, or a package URI.
+        folder: The job's working directory: a local folder, which is uploaded, or a package URI; None: none.
         name: Id of the job. When a job of this id exists, nothing is submitted. Default: a new id.
         variables: Further environment variables.
 
@@ -69,9 +69,9 @@ def submit(
         return name
     runtime: dict[str, object] = {
         "env_vars": settings.environment() | {"PYTHONUNBUFFERED": "1"} | dict(variables or {}),
-        "working_dir": str(folder),
-        "excludes": _EXCLUDES,
     }
+    if folder is not None:
+        runtime |= {"working_dir": str(folder), "excludes": _EXCLUDES}
     with suppress_logs(*_NOISY_LOGGERS):
         return str(jobs.submit_job(entrypoint=join(arguments), runtime_env=runtime, submission_id=name or None))
 

@@ -44,6 +44,8 @@ class _Session(Stored, stored_as="cluster session"):
     """Value of ``RAYLOOP_SESSION`` in the environment of the cluster's processes."""
     layout: int = 1
     """``LAYOUT`` of the release that started the cluster; the first release did not write it."""
+    gcs_address: str = ""
+    """``host:port`` through which drivers join a cluster of several machines; empty: the loopback address."""
 
 
 # Python warns about a child process that is garbage-collected while it runs; this one outlives the command.
@@ -80,17 +82,29 @@ def start(settings: Settings, report: Callable[[str], None] = lambda line: None)
     settings.scratch.mkdir(mode=0o700)
     # The members of the cluster before this one.
     shutil.rmtree(settings.door_folder, ignore_errors=True)
-    session = uuid.uuid4().hex
-    environment = cluster_environment(settings) | {SESSION_VARIABLE: session}
-    _session_file(settings).write_text(_Session(session=session, layout=LAYOUT).model_dump_json())
+    environment = cluster_environment(settings) | open_session(settings)
     _ensure_token(environment)
     report("starting Ray and MLflow")
-    server = _start_mlflow(settings, environment)
+    server = start_mlflow(settings, environment)
     _ray_start(settings, environment)
     _await_mlflow(settings, server)
     if settings.door:
         _start_door(settings, environment)
     return True
+
+
+def open_session(settings: Settings, gcs_address: str = "") -> dict[str, str]:
+    """Begin a session of this home's cluster. Returns the variable that its processes must inherit."""
+    session = uuid.uuid4().hex
+    stored = _Session(session=session, layout=LAYOUT, gcs_address=gcs_address)
+    _session_file(settings).write_text(stored.model_dump_json())
+    return {SESSION_VARIABLE: session}
+
+
+def gcs_address(settings: Settings) -> str:
+    """Return the address, ``host:port``, through which drivers on this machine join this home's cluster."""
+    stored = _session(settings)
+    return (stored.gcs_address if stored else "") or f"127.0.0.1:{settings.gcs_port}"
 
 
 def is_running(settings: Settings) -> bool:
@@ -119,12 +133,18 @@ def stop(settings: Settings) -> int:
     Raises:
         ClusterUnavailable: A process survives SIGKILL.
     """
+    count = end_processes(settings)
+    _session_file(settings).unlink(missing_ok=True)
+    return count
+
+
+def end_processes(settings: Settings) -> int:
+    """End every process of this home's session but the calling one. Returns the number, and raises, as ``stop``."""
     started = processes(settings)
     alive = _end(started, signal.SIGTERM)
     # Ray's workers may have started more processes in the meantime.
     if survivors := _end({*alive, *processes(settings)}, signal.SIGKILL):
         raise ClusterUnavailable("cluster.not_stopped", pids=", ".join(str(p.pid) for p in survivors))
-    _session_file(settings).unlink(missing_ok=True)
     return len(started)
 
 
@@ -159,13 +179,25 @@ def discovery_file(settings: Settings) -> Path:
 
 
 def cluster_environment(settings: Settings) -> dict[str, str]:
-    """Variables that must be set where the head starts."""
+    """Variables that must be set where the head of the local cluster starts."""
     scratch = str(settings.scratch)
+    haproxy = {
+        "CONFIG_FILE_LOC": f"{scratch}/haproxy.cfg",
+        "SOCKET_PATH": f"{scratch}/admin.sock",
+        "METRICS_SOCKET_PATH": f"{scratch}/metrics.sock",
+        "SERVER_STATE_BASE": scratch,
+        "SERVER_STATE_FILE": f"{scratch}/server-state",
+    }
+    own = {} if settings.door else {f"RAY_SERVE_HAPROXY_{name}": value for name, value in haproxy.items()}
+    # Ray's job manager finds "its" cluster through a file in this folder; two clusters must not share the folder.
+    return node_environment(settings) | own | {"RAY_TMPDIR": scratch}
+
+
+def node_environment(settings: Settings) -> dict[str, str]:
+    """Variables that must be set where a node of any cluster starts, with those of this process and the settings."""
     # Replicas take requests themselves, from Serve's HAProxy or from the door.
     serve = {"ENABLE_DIRECT_INGRESS": "1", "ENABLE_HA_PROXY": "0"} if settings.door else _serve_haproxy(settings)
     ray = {
-        # Ray's job manager finds "its" cluster through a file in this folder; two clusters must not share the folder.
-        "RAY_TMPDIR": scratch,
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.replica_ports_from),
@@ -191,13 +223,7 @@ def cluster_environment(settings: Settings) -> dict[str, str]:
 
 def _serve_haproxy(settings: Settings) -> dict[str, str]:
     """Variables ``RAY_SERVE_*`` of Serve's own HAProxy."""
-    scratch = str(settings.scratch)
     haproxy = {
-        "CONFIG_FILE_LOC": f"{scratch}/haproxy.cfg",
-        "SOCKET_PATH": f"{scratch}/admin.sock",
-        "METRICS_SOCKET_PATH": f"{scratch}/metrics.sock",
-        "SERVER_STATE_BASE": scratch,
-        "SERVER_STATE_FILE": f"{scratch}/server-state",
         "STATS_PORT": str(settings.haproxy_stats_port),
         "METRICS_PORT": str(settings.haproxy_metrics_port),
         # A replica that dies loses its requests, and a prediction may be repeated. HAProxy repeats it when it has the
@@ -281,17 +307,32 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         raise ClusterUnavailable("cluster.not_started", reason=reason, log=str(log)) from error
 
 
-def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess.Popen[bytes] | None:
-    """Start MLflow's web pages, unless a remote store has its own."""
+def start_mlflow(
+    settings: Settings, environment: dict[str, str], login: bool = False
+) -> subprocess.Popen[bytes] | None:
+    """Start MLflow's web pages on this machine's loopback address, unless a remote store has its own.
+
+    Args:
+        settings: Port and stores.
+        environment: Variables of the server.
+        login: Require Ray's token as the password (cluster/web/mlflow_login.py).
+
+    Returns:
+        The server's process, if there is one.
+    """
     if settings.tracking_uri.startswith("http"):
         return None
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(settings.mlflow_port),
-        "--workers", "1", "--backend-store-uri", settings.mlflow_uri,
-        "--default-artifact-root", settings.mlflow_artifacts,
+        "--workers", "1", *(["--app-name", "rayloop"] if login else []),
     ]  # fmt: skip
-    # The pages need none of its background job runners.
-    environment = environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    environment = environment | {
+        # Every user of the machine sees arguments, and an address may contain a password.
+        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_uri,
+        "MLFLOW_DEFAULT_ARTIFACT_ROOT": settings.mlflow_artifacts,
+        # The pages need none of its background job runners.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     with (settings.home / "mlflow.log").open("w") as out:
         process = subprocess.Popen(
             command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
@@ -304,7 +345,7 @@ def _start_mlflow(settings: Settings, environment: dict[str, str]) -> subprocess
 def _await_mlflow(settings: Settings, server: subprocess.Popen[bytes] | None) -> None:
     """Wait for the pages: until then the server creates its tables, and two processes that do so at once both fail."""
     deadline = time.monotonic() + _START_SECONDS
-    while server is not None and not _listens(settings.mlflow_port):
+    while server is not None and not mlflow_answers(settings):
         if server.poll() is not None or time.monotonic() > deadline:
             stop(settings)
             raise ClusterUnavailable("cluster.mlflow_not_started", log=str(settings.home / "mlflow.log"))
@@ -326,6 +367,11 @@ def _start_door(settings: Settings, environment: dict[str, str]) -> None:
             stop(settings)
             raise ClusterUnavailable("cluster.door_not_started", log=str(log))
         time.sleep(_POLL_SECONDS)
+
+
+def mlflow_answers(settings: Settings) -> bool:
+    """Whether MLflow's web pages accept connections."""
+    return _listens(settings.mlflow_port)
 
 
 def _ensure_token(environment: dict[str, str]) -> None:

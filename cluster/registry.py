@@ -1,4 +1,4 @@
-"""MLflow: runs, model versions, aliases, bundles. No other module of the product imports mlflow."""
+"""MLflow: runs, model versions, aliases, bundles. No other module of the product uses MLflow's API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from cluster.errors import RegistryUnavailable, VersionNotFound, WriterReplaced
 from cluster.names import rollout_actor
-from cluster.settings import Settings
+from cluster.settings import Settings, hide_password
 from cluster.values import ModelVersion
 
 BUNDLE_PATH = "bundle"
@@ -86,7 +86,7 @@ class Registry:
         try:
             client.search_experiments(max_results=1)
         except MlflowException as error:
-            raise RegistryUnavailable("registry.no_answer", uri=uri) from error
+            raise RegistryUnavailable("registry.no_answer", uri=hide_password(uri)) from error
         return client
 
     def check(self) -> None:

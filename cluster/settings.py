@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
 from pathlib import Path
@@ -10,7 +11,10 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cluster.env import s3_endpoint, s3_region
 from cluster.errors import SettingsError
+
+_PASSWORD = re.compile(r"(?<=:)[^:/?#]+(?=@[^/@]*(?:[/?#]|$))|(?<=password=)[^&]+")
 
 
 class Settings(BaseSettings):
@@ -24,6 +28,9 @@ class Settings(BaseSettings):
     """MLflow's tracking and registry store; default: SQLite in ``home``."""
     artifact_root: str = ""
     """Where MLflow keeps artifacts and training runs keep checkpoints; default: ``home``."""
+    state_root: str = ""
+    """Where monitors keep their state and projects their reports. Two clusters with the same artifacts need one each.
+    Default: ``state`` beside the artifacts, or ``home``."""
     catalog_uri: str = ""
     """Iceberg catalog: a REST catalog (``http…``) or a database as a SQLAlchemy URI; default: SQLite in ``home``."""
     warehouse: str = ""
@@ -131,14 +138,22 @@ class Settings(BaseSettings):
         return f"{self.artifact_root}/checkpoints" if self.artifact_root else str(self.home / "checkpoints")
 
     @property
+    def state(self) -> str:
+        """Where monitors keep their state and projects their reports; an actor may restart on another machine."""
+        beside = f"{self.artifact_root}/state" if self.artifact_root else str(self.home.absolute())
+        return self.state_root or beside
+
+    @property
     def iceberg(self) -> dict[str, str]:
         """Keyword arguments of pyiceberg's ``load_catalog``."""
+        # pyiceberg does not read the variables of AWS's clients: it would ask AWS for the region of each bucket.
+        s3 = {"s3.region": s3_region(), "s3.endpoint": s3_endpoint()}
         return {
             "name": "rayloop",
             "type": "rest" if self.catalog_uri.startswith("http") else "sql",
             "uri": self.catalog_uri or f"sqlite:///{self.home / 'catalog.db'}",
             "warehouse": self.warehouse or (self.home / "warehouse").as_uri(),
-        }
+        } | {name: value for name, value in s3.items() if value}
 
     @property
     def online_store_uri(self) -> str:
@@ -169,10 +184,17 @@ class Settings(BaseSettings):
         """Return the environment variables that reproduce these settings in a process of the cluster.
 
         With ``address``, only the fields that are set: the other cluster has its own settings, and a default of this
-        process, such as access control that is off, would override them.
+        process, such as access control that is off, would override them. Those with a password are left out too: Ray
+        logs and shows the variables of jobs and applications, and the nodes have had theirs since they started.
         """
         values = self.model_dump(exclude_unset=bool(self.address))
-        return {f"RAYLOOP_{name.upper()}": str(value) for name, value in values.items() if value != ""}
+        texts = {f"RAYLOOP_{name.upper()}": str(value) for name, value in values.items() if value != ""}
+        return {name: text for name, text in texts.items() if not self.address or hide_password(text) == text}
+
+
+def hide_password(uri: str) -> str:
+    """Return an address as it may be shown: with ``***`` in place of a password."""
+    return _PASSWORD.sub("***", uri)
 
 
 def load_settings() -> Settings:

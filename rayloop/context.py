@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pyarrow.fs import FileType
+
+from cluster.files import atomic_write, open_filesystem
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
@@ -52,20 +55,40 @@ class ProjectContext:
         return f"{self.project.name}.frame_{self.project.features.content_hash[:8]}"
 
     @property
-    def folder(self) -> Path:
-        """Folder of the project's reports and notes."""
-        return self.settings.home / "projects" / self.project.name
+    def folder(self) -> str:
+        """Folder of the project's reports and notes: a path, or a URI that every machine can reach."""
+        return f"{self.settings.state}/projects/{self.project.name}"
 
-    def write(self, name: str, text: str) -> Path:
+    def write(self, name: str, text: str) -> str:
         """Write a file into the project's folder.
 
         Returns:
-            Its path.
+            Its URI.
         """
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return path
+        filesystem, path = open_filesystem(f"{self.folder}/{name}")
+        folder, _, base = path.rpartition("/")
+        atomic_write(filesystem, folder, base, [text.encode()])
+        return self.uri_of(name)
+
+    def read(self, name: str) -> str | None:
+        """Read a file of the project's folder; None when there is none."""
+        filesystem, path = open_filesystem(f"{self.folder}/{name}")
+        try:
+            with filesystem.open_input_stream(path) as file:
+                return bytes(file.read()).decode()
+        except FileNotFoundError:
+            return None
+
+    def uri_of(self, name: str) -> str:
+        """URI of a file of the project's folder."""
+        path = f"{self.folder}/{name}"
+        return path if "://" in path else Path(path).absolute().as_uri()
+
+    def delete_files(self) -> None:
+        """Delete the project's folder, if it exists."""
+        filesystem, path = open_filesystem(self.folder)
+        if filesystem.get_file_info(path).type != FileType.NotFound:
+            filesystem.delete_dir(path)
 
     @property
     def checkpoints(self) -> str:

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.limits import limit_database
-from cluster.settings import Settings
+from cluster.settings import Settings, hide_password
 from cluster.storage.claims import Claim
 
 
@@ -46,7 +46,7 @@ class TableCatalog:
             limited = limit_database(options["uri"]) if options["type"] == "sql" else options["uri"]
             catalog = load_catalog(**options | {"uri": limited})
         except OperationalError as error:
-            raise DataError("data.catalog_no_answer", uri=options["uri"]) from error
+            raise DataError("data.catalog_no_answer", uri=hide_password(options["uri"])) from error
         if self._claim is not None:
             _fence(catalog, self._claim)
         return catalog

@@ -22,6 +22,7 @@ from limits.errors import ConfigurationError
 from limits.storage import storage_from_string
 
 from cluster.errors import RequestError, SettingsError
+from cluster.settings import hide_password
 
 MAX_REQUESTS_PER_WINDOW = 100_000
 """A moving window holds one entry for each request it admitted."""
@@ -151,4 +152,4 @@ def _open_storage(uri: str) -> Any:
     try:
         return storage_from_string(f"async+{uri}", implementation="redispy")
     except (ConfigurationError, ValueError) as error:
-        raise SettingsError("settings.invalid_rate_store", reason=str(error)) from error
+        raise SettingsError("settings.invalid_rate_store", reason=hide_password(str(error))) from error

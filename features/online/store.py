@@ -10,6 +10,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from cluster.errors import SettingsError
+from cluster.settings import hide_password
 from features.online.keys import project_prefix
 from features.online.lmdb_store import LmdbStore
 
@@ -128,7 +129,8 @@ def _open_shared(uri: str, serving: bool) -> OnlineStore:
             return _open_lmdb(Path(parsed.netloc + parsed.path).absolute())
         if parsed.scheme in ("redis", "rediss", "unix"):
             return _open_redis(uri, serving)
-    raise SettingsError("settings.online_store", variable="RAYLOOP_ONLINE_STORE", reason=f"unknown scheme of {uri}")
+    reason = f"unknown scheme of {hide_password(uri)}"
+    raise SettingsError("settings.online_store", variable="RAYLOOP_ONLINE_STORE", reason=reason)
 
 
 # LMDB must not open an environment twice in one process.

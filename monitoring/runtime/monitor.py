@@ -1,7 +1,7 @@
 """The drift monitor of one model, independent of where it runs (monitoring/runtime/monitor_actor.py: in an actor).
 
 Replicas send live profiles and wait for nothing; windows close as event time advances; a task analyzes the logged rows
-of closed windows; an alarm is journaled, then acted on. State is on disk after each closed window, so that the process
+of closed windows; an alarm is journaled, then acted on. State is stored after each closed window, so that the process
 can be killed at any time.
 """
 
@@ -284,23 +284,26 @@ class DriftMonitor:
         self._saved_at = time.monotonic()
         tracker = self._tracker
         closed_until = tracker.windows.closed_until
-        self._store.save(
-            MonitorState(
-                model=self.model,
-                version=tracker.version,
-                policy=tracker.policy,
-                detector=tracker.detector.state if tracker.detector else DetectorState(),
-                closed=closed_until if math.isfinite(closed_until) else None,
-                windows=tracker.windows.to_text(),
-                results=tuple(tracker.results),
-                journal=tuple(self._responder.journal),
-                actions=self._responder.actions,
-                scheduler=self._scheduler.state,
-                usage=self._usage,
-                tags=self._tags,
-                counters=self._counters,
-            )
+        state = MonitorState(
+            model=self.model,
+            version=tracker.version,
+            policy=tracker.policy,
+            detector=tracker.detector.state if tracker.detector else DetectorState(),
+            closed=closed_until if math.isfinite(closed_until) else None,
+            windows=tracker.windows.to_text(),
+            results=tuple(tracker.results),
+            journal=tuple(self._responder.journal),
+            actions=self._responder.actions,
+            scheduler=self._scheduler.state,
+            usage=self._usage,
+            tags=self._tags,
+            counters=self._counters,
         )
+        try:
+            self._store.save(state)
+        except OSError as error:
+            # The store may be away for a while. The next save, after CHECKPOINT_S, has everything that this one had.
+            self._count("failures", f"the monitor's state was not written: {error}")
 
     def _resume(self) -> None:
         try:

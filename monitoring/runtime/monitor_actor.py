@@ -34,7 +34,7 @@ FOLLOW_S = 2.0
 
 
 class DriftMonitorActor:
-    """A drift monitor in an actor: files under the settings' home, metrics exported, and the champion followed.
+    """A drift monitor in an actor: files in the settings' state, metrics exported, and the champion followed.
 
     Methods without a docstring here are those of DriftMonitor.
     """
@@ -54,7 +54,7 @@ class DriftMonitorActor:
         self._metrics_address = prometheus.serve(metrics_port) if metrics_port is not None else ""
         self._monitor = DriftMonitor(
             model,
-            MonitorStore(settings.home / "monitors" / model),
+            monitor_store(settings, model),
             handlers,
             (prometheus, RayMetricsExporter()),
             RayAnalysisRunner(analyze) if analyze else None,
@@ -104,6 +104,11 @@ class DriftMonitorActor:
         except (RayloopError, OSError) as error:
             # The registry may be unavailable for a while; the next profile tries again.
             self._monitor.record_failure(error)
+
+
+def monitor_store(settings: Settings, model: str) -> MonitorStore:
+    """Return the store of a model's monitor."""
+    return MonitorStore(f"{settings.state}/monitors/{model}")
 
 
 def start_monitor(

@@ -1,17 +1,27 @@
-"""What the monitor keeps on disk: its state after each closed window, and the reference it compares with."""
+"""What the monitor stores: its state after each closed window, and the reference it compares with."""
 
 from __future__ import annotations
 
-import os
+import logging
+import re
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
 from pyarrow import fs
 from pydantic import Field, ValidationError
+from tenacity import (
+    Retrying,
+    before_sleep_log,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_attempt,
+    stop_never,
+    wait_exponential,
+)
 
 from cluster.errors import DataError
-from cluster.files import atomic_write
+from cluster.files import atomic_write, open_filesystem
 from cluster.values import Stored, stored_name
 from monitoring.analysis.analysis_scheduler import SchedulerState
 from monitoring.detection.alarm_actions import ActionRecord, AlarmEntry
@@ -21,6 +31,9 @@ from monitoring.export.cost import UsageTotals
 
 STATE = "state.json"
 UNREADABLE = "state.json.unreadable"
+_RETRY_S = 10.0
+
+_log = logging.getLogger(__name__)
 
 
 class MonitorState(Stored, stored_as="monitor state"):
@@ -44,15 +57,19 @@ class MonitorState(Stored, stored_as="monitor state"):
 
 
 class MonitorStore:
-    """A monitor's files. Each is replaced in one step: a reader sees the old or the new one, never a part."""
+    """A monitor's files. Each is replaced in one step: a reader sees the old or the new one, never a part.
 
-    def __init__(self, path: Path) -> None:
-        """Use the folder ``path``, which the first write creates."""
+    A store on another machine may be away when a monitor starts; reading waits until it answers.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Use the folder ``path``, also a URI that pyarrow.fs supports; the first write creates it."""
         self.path = path
+        self._fs, self._folder = open_filesystem(str(path))
 
     def save(self, state: MonitorState) -> None:
-        """Write the state."""
-        self._write(STATE, state.model_dump_json(by_alias=True).encode())
+        """Write the state. Raises OSError."""
+        self._replace(STATE, state.model_dump_json(by_alias=True).encode())
 
     def load(self) -> MonitorState | None:
         """Read the state; None when there is none.
@@ -60,21 +77,21 @@ class MonitorStore:
         Raises:
             DataError: The file is damaged, or a newer version wrote it.
         """
-        path = self.path / STATE
         try:
-            return MonitorState.from_stored(path.read_bytes())
+            return MonitorState.from_stored(self._read(STATE))
         except FileNotFoundError:
             return None
         except ValidationError as error:
-            raise DataError("data.damaged_monitor_state", path=str(path), reason=error.errors()[0]["msg"]) from error
+            path = f"{self.path}/{STATE}"
+            raise DataError("data.damaged_monitor_state", path=path, reason=error.errors()[0]["msg"]) from error
 
     def set_aside(self) -> None:
         """Rename an unreadable state, which keeps it for inspection."""
-        os.replace(self.path / STATE, self.path / UNREADABLE)
+        self._fs.move(f"{self._folder}/{STATE}", f"{self._folder}/{UNREADABLE}")
 
     def save_reference(self, version: str, reference: bytes) -> None:
-        """Write a version's reference profile."""
-        self._write(_reference_name(version), reference)
+        """Write a version's reference profile. Raises OSError."""
+        self._replace(_reference_name(version), reference)
 
     def load_reference(self, version: str) -> bytes:
         """Read a version's reference profile.
@@ -82,20 +99,36 @@ class MonitorStore:
         Raises:
             DataError: There is none.
         """
-        path = self.path / _reference_name(version)
+        name = _reference_name(version)
         try:
-            return path.read_bytes()
+            return self._read(name)
         except FileNotFoundError as error:
-            raise DataError("data.reference_missing", path=str(path)) from error
+            raise DataError("data.reference_missing", path=f"{self.path}/{name}") from error
 
     def delete_other_references(self, version: str) -> None:
         """Delete the reference profiles of all other versions."""
-        for path in self.path.glob("reference-*.json"):
-            if path.name != _reference_name(version):
-                path.unlink()
+        for info in self._fs.get_file_info(fs.FileSelector(self._folder)):
+            if re.fullmatch(r"reference-.*\.json", info.base_name) and info.base_name != _reference_name(version):
+                self._fs.delete_file(info.path)
 
-    def _write(self, name: str, data: bytes) -> None:
-        atomic_write(fs.LocalFileSystem(), str(self.path), name, (data,))
+    def clear(self) -> None:
+        """Delete all files, if there are any."""
+        if self._fs.get_file_info(self._folder).type != fs.FileType.NotFound:
+            self._fs.delete_dir(self._folder)
+
+    def _read(self, name: str) -> bytes:
+        is_local = isinstance(self._fs, fs.LocalFileSystem)
+        final = retry_if_not_exception_type(FileNotFoundError) & retry_if_exception_type(OSError)
+        for attempt in Retrying(
+            retry=final, wait=wait_exponential(max=_RETRY_S), stop=stop_after_attempt(1) if is_local else stop_never,
+            reraise=True, before_sleep=before_sleep_log(_log, logging.WARNING),
+        ):  # fmt: skip
+            with attempt, self._fs.open_input_stream(f"{self._folder}/{name}") as file:
+                return bytes(file.read())
+        raise AssertionError("the last attempt returns or raises")
+
+    def _replace(self, name: str, data: bytes) -> None:
+        atomic_write(self._fs, self._folder, name, [data])
 
 
 def _reference_name(version: str) -> str:

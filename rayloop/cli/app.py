@@ -20,7 +20,7 @@ from cluster.permissions import PRIVATE_UMASK
 from cluster.settings import load_settings
 from rayloop import __version__
 from rayloop.cli import key_commands
-from rayloop.cli.submission import run_or_submit
+from rayloop.cli.submission import run_or_submit, submit_outside, submit_with_file
 
 EXIT_USER_ERROR = 2
 
@@ -101,6 +101,21 @@ def down() -> None:
     typer.echo(f"stopped {count} processes" if count else "nothing was running")
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def node(
+    command: Annotated[list[str], typer.Argument(help="`ray start` with its options, after --")],
+    supervise: Annotated[bool, typer.Option(hidden=True)] = False,
+) -> None:
+    """Start a node of a cluster of several machines, and start it again whenever it ends; `rayloop down` stops it."""
+    from rayloop.cli import node_command
+
+    if supervise:
+        node_command.supervise_node(load_settings(), command)
+    else:
+        node_command.start_node(load_settings(), command)
+        typer.echo("the node is up")
+
+
 @app.command()
 def backup(target: Annotated[str, typer.Argument(help="Empty folder, or URI such as s3://bucket/folder")]) -> None:
     """Copy everything that is stored: tables, versions, online state, keys, journals, reports."""
@@ -133,18 +148,22 @@ def door() -> None:
 @app.command()
 def status() -> None:
     """Show the deployments and their health: replicas, rollouts, drift, costs."""
-    from rayloop.cli.status import show_status
+    settings = load_settings()
+    if not submit_outside(settings, "status"):
+        from rayloop.cli.status import show_status
 
-    show_status(load_settings(), typer.echo)
+        show_status(settings, typer.echo)
 
 
 @app.command()
 def doctor() -> None:
     """Diagnose problems with the machine, the stores and the cluster."""
-    from rayloop.cli.doctor import run_checks
+    settings = load_settings()
+    if not submit_outside(settings, "doctor"):
+        from rayloop.cli.doctor import run_checks
 
-    if not run_checks(load_settings(), typer.echo):
-        sys.exit(EXIT_USER_ERROR)
+        if not run_checks(settings, typer.echo):
+            sys.exit(EXIT_USER_ERROR)
 
 
 @app.command()
@@ -234,11 +253,15 @@ def predict(
 
 @app.command()
 def push(project: ProjectArgument, source: str, file: Path) -> None:
-    """Push the events of a file (Parquet, CSV, NDJSON) into the online store, from this machine."""
+    """Push the events of a file (Parquet, CSV, NDJSON) into the online store."""
     from rayloop.project import load_project, locate_project
+
+    settings, location = load_settings(), locate_project(project)
+    if submit_with_file(settings, location, "push", source, file):
+        return
     from rayloop.stages.push import push_file
 
-    pushed = push_file(load_project(locate_project(project)), load_settings(), source, file)
+    pushed = push_file(load_project(location), settings, source, file)
     for view, events in pushed.events.items():
         typer.echo(f"{view}: {events:,} new events")
     for reason, rows in pushed.refused.items():
@@ -312,15 +335,19 @@ def forget(
 @app.command()
 def trace(model: str, request: Annotated[str, typer.Argument(help="Request id of an answer")]) -> None:
     """Trace a prediction back to its version, run, snapshot, features and code."""
-    from rayloop.cli.trace import show_trace
+    settings = load_settings()
+    if not submit_outside(settings, "trace", model, request):
+        from rayloop.cli.trace import show_trace
 
-    show_trace(load_settings(), model, request, typer.echo)
+        show_trace(settings, model, request, typer.echo)
 
 
 def _send(model: str, command: str, reason: str, version: str = "", rollout: str = "") -> None:
-    from rayloop.cli.rollout_commands import send_command
+    settings = load_settings()
+    if not submit_outside(settings, command, model, reason=reason, version=version, rollout=rollout):
+        from rayloop.cli.rollout_commands import send_command
 
-    send_command(load_settings(), model, command, reason, version, rollout)
+        send_command(settings, model, command, reason, version, rollout)
 
 
 def _moment(text: str, option: str) -> datetime:

@@ -18,7 +18,7 @@ import ray
 from cluster import connection, local_cluster
 from cluster.errors import RayloopError
 from cluster.registry import Registry
-from cluster.settings import Settings
+from cluster.settings import Settings, hide_password
 from cluster.storage.tables import Tables
 from deployments.auth.key_store import KeyStore
 from features.online.store import open_shared_store
@@ -111,12 +111,12 @@ def _files(settings: Settings) -> str:
 
 def _mlflow(settings: Settings) -> str:
     Registry(settings).check()
-    return settings.mlflow_uri
+    return hide_password(settings.mlflow_uri)
 
 
 def _tables(settings: Settings) -> str:
     Tables(settings).check()
-    return str(settings.iceberg["uri"])
+    return hide_password(settings.iceberg["uri"])
 
 
 def _online(settings: Settings) -> str:
@@ -131,7 +131,7 @@ def _keys(settings: Settings) -> str:
 
 
 def _cluster(settings: Settings) -> str:
-    if not local_cluster.is_running(settings):
+    if not connection.in_job() and not local_cluster.is_running(settings):
         return "not running; `rayloop up` starts it"
     connection.connect(settings)
     return f"{len(ray.nodes())} nodes at {settings.dashboard}"

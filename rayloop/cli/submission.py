@@ -6,12 +6,16 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cluster import connection
 from cluster.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from rayloop.project import Location
 
 Option = bool | str | datetime | Sequence[str] | None
 
@@ -52,6 +56,51 @@ def run_or_submit(
     _submit(settings, [command, location.module, *arguments, *option_words(options)], location.folder)
 
 
+def submit_outside(settings: Settings, command: str, *arguments: str, **options: Option) -> bool:
+    """Submit a command without a project as a Ray job when the cluster is one of other machines.
+
+    Args:
+        settings: Which cluster.
+        command: Name of the command.
+        *arguments: Its arguments.
+        **options: Its options by name.
+
+    Returns:
+        Whether it was submitted, and has ended; otherwise the command runs in this process.
+    """
+    if not settings.address or connection.in_job():
+        return False
+    texts = {name: value for name, value in options.items() if value != ""}
+    _submit(settings, [command, *option_words(texts), "--", *arguments], None)
+    return True
+
+
+def submit_with_file(settings: Settings, location: Location, command: str, argument: str, file: Path) -> bool:
+    """Submit a command on the project and a local file as a Ray job, as ``submit_outside`` does.
+
+    Args:
+        settings: Which cluster.
+        location: The project.
+        command: Name of the command.
+        argument: Its argument between project and file.
+        file: The file, which is uploaded beside the project.
+
+    Returns:
+        Whether it was submitted, and has ended.
+    """
+    if not settings.address or connection.in_job():
+        return False
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for path in location.folder.absolute().iterdir():
+            (folder / path.name).symlink_to(path)
+        uploaded = folder / f"uploaded{file.suffix}"
+        uploaded.unlink(missing_ok=True)
+        uploaded.symlink_to(file.absolute())
+        _submit(settings, [command, location.module, argument, uploaded.name], folder)
+    return True
+
+
 def option_words(options: Mapping[str, Option]) -> list[str]:
     """Write options as words of a command line.
 
@@ -69,16 +118,15 @@ def option_words(options: Mapping[str, Option]) -> list[str]:
     return words
 
 
-def _submit(settings: Settings, arguments: list[str], folder: Path) -> None:
+def _submit(settings: Settings, arguments: list[str], folder: Path | None) -> None:
     from cluster import jobs
     from rayloop.code_version import COMMIT, current_commit
     from rayloop.compatibility import require_compatible_cluster
 
     require_compatible_cluster(settings)
     python = sys.executable if not settings.address else "python"
-    job = jobs.submit(
-        settings, [python, "-m", "rayloop", *arguments], folder, variables={COMMIT: current_commit(folder)}
-    )
+    variables = {COMMIT: current_commit(folder)} if folder else {}
+    job = jobs.submit(settings, [python, "-m", "rayloop", *arguments], folder, variables=variables)
     typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
     try:
         succeeded = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))

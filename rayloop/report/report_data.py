@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -47,13 +46,13 @@ _WIDTH = 110
 Months = dict[str, dict[str, float]]
 
 
-def write_report(context: ProjectContext, baselines: BaselineResults) -> Path:
-    """Write report.html into the project's folder; returns its path."""
+def write_report(context: ProjectContext, baselines: BaselineResults) -> str:
+    """Write report.html into the project's folder; returns its URI."""
     return context.write("report.html", render_report(build_report(context, baselines)))
 
 
-def write_catalog(context: ProjectContext) -> Path:
-    """Print the catalog of the project's features and write features.html; returns its path."""
+def write_catalog(context: ProjectContext) -> str:
+    """Print the catalog of the project's features and write features.html; returns its URI."""
     catalog = catalog_data.build_catalog(context, datetime.now(UTC))
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
     for table in catalog_data.catalog_tables(catalog):
@@ -61,8 +60,8 @@ def write_catalog(context: ProjectContext) -> Path:
     return context.write("features.html", render_catalog(catalog))
 
 
-def write_skew(context: ProjectContext) -> Path:
-    """Replay what was served, print the mismatches and write skew.html; returns its path."""
+def write_skew(context: ProjectContext) -> str:
+    """Replay what was served, print the mismatches and write skew.html; returns its URI."""
     replay = skew_check.replay(context)
     for line in skew_check.describe_replay(replay):
         context.progress(line)

@@ -28,7 +28,7 @@ def print_summary(
     first: Candidate,
     baselines: BaselineResults,
     result: ScenarioResult | None,
-    page: Path,
+    page: str,
 ) -> None:
     """Print data, quality, rollouts, drift, time, and where to look next."""
     console = Console(file=sys.stdout, width=_WIDTH, highlight=False)
@@ -91,13 +91,13 @@ def _time(context: ProjectContext) -> Table:
     return table
 
 
-def _next(console: Console, context: ProjectContext, page: Path) -> None:
+def _next(console: Console, context: ProjectContext, page: str) -> None:
     settings, name = context.settings, context.project.name
     ray = Path(sys.executable).with_name("ray")
     console.rule("Where to look next", align="left")
-    console.print(f"Report           {page.as_uri()}", soft_wrap=True)
-    if (search := context.folder / PAGE).exists():
-        console.print(f"Search           {search.as_uri()}", soft_wrap=True)
+    console.print(f"Report           {page}", soft_wrap=True)
+    if context.read(PAGE) is not None:
+        console.print(f"Search           {context.uri_of(PAGE)}", soft_wrap=True)
     console.print(f"MLflow           {settings.mlflow_server}/#/models/{name}", soft_wrap=True)
     console.print(
         f"Ray dashboard    {settings.dashboard}   (asks for the token that `{ray} get-auth-token` prints)",

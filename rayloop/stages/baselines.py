@@ -63,5 +63,5 @@ def load(context: ProjectContext) -> BaselineResults:
     Raises:
         DataError: A newer version wrote them.
     """
-    path = context.folder / _FILE
-    return _StoredBaselines.from_stored(json.loads(path.read_text())).baselines if path.exists() else {}
+    text = context.read(_FILE)
+    return _StoredBaselines.from_stored(json.loads(text)).baselines if text else {}

@@ -12,6 +12,7 @@ from deployments.rollout import serve_config
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.telemetry import unshipped_rows
 from features.sources.ingestion import QUARANTINE
+from monitoring.runtime.monitor_actor import monitor_store
 from rayloop.context import ProjectContext
 from trainers.loop.checkpointer import Checkpointer
 
@@ -34,8 +35,8 @@ def delete_project(context: ProjectContext) -> None:
             context.tables.drop(table)
         context.registry.delete_model(name)
         context.store.delete(context.store.keys(b""))
-        shutil.rmtree(context.folder, ignore_errors=True)
-        shutil.rmtree(context.settings.home / "monitors" / name, ignore_errors=True)
+        context.delete_files()
+        monitor_store(context.settings, name).clear()
         Checkpointer(context.checkpoints).clear()
         shutil.rmtree(unshipped_rows.counter_folder(context.settings, name), ignore_errors=True)
         context.progress(f"deleted the state of {name}")

@@ -74,7 +74,7 @@ def _log(context: ProjectContext, run: Run, result: TuneResult) -> None:
             f"spread_{result.metric}": result.finalists[0].spread,
         }
     run.log_metrics(figures)
-    context.progress(f"{result.summary}; all trials: {context.write(PAGE, text).as_uri()}")
+    context.progress(f"{result.summary}; all trials: {context.write(PAGE, text)}")
 
 
 def _origin(trial: Trial) -> dict[str, str]:

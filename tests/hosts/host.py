@@ -142,11 +142,16 @@ class Host:
             self.path(CLOCK).write_text(f"{seconds:+f}")
 
     def run(
-        self, *command: str, env: Mapping[str, str] | None = None, timeout_s: float = RUN_S, check: bool = True
+        self,
+        *command: str,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = RUN_S,
+        check: bool = True,
+        input: str = "",
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end. With ``check``, one that fails fails the test with its output."""
         result = subprocess.run(
-            self._enter(*command, env=env), capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+            self._enter(*command, env=env), capture_output=True, text=True, timeout=timeout_s, input=input
         )
         assert not check or result.returncode == 0, f"{self.name}: {' '.join(command)}: {result.stdout}{result.stderr}"
         return result
@@ -181,7 +186,7 @@ class Host:
             "USER": "root",
             "LANG": "C.UTF-8",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
         if self._own_clock:
             variables |= {

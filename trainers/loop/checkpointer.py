@@ -17,7 +17,7 @@ import torch
 from pyarrow import fs
 
 from cluster.errors import RayloopError
-from cluster.files import atomic_write
+from cluster.files import atomic_write, open_filesystem
 
 KEEP_CHECKPOINTS = 2
 """Newest checkpoints that stay in the folder."""
@@ -35,7 +35,7 @@ class Checkpointer:
     """
 
     def __init__(self, folder: str, origin: str = "") -> None:
-        self._fs, self._folder = fs.FileSystem.from_uri(folder)
+        self._fs, self._folder = open_filesystem(folder)
         self._origin = origin
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from cluster.errors import RayloopError
-from cluster.files import atomic_write
+from cluster.files import atomic_write, open_filesystem
 from trainers.tuning.trial import Trial
 
 _SUFFIX = ".json"
@@ -23,7 +23,7 @@ class TrialStore:
     """
 
     def __init__(self, folder: str = "") -> None:
-        location: tuple[Any, str] = fs.FileSystem.from_uri(folder) if folder else (None, "")
+        location: tuple[Any, str] = open_filesystem(folder) if folder else (None, "")
         self._fs, self._folder = location
         self._trials = {trial.number: trial for trial in self._read()}
 

@@ -396,8 +396,9 @@ BASELINES = {
 
 
 def _context(folder: Path) -> Any:
-    context = SimpleNamespace(folder=folder)
-    context.write = partial(ProjectContext.write, context)
+    context = SimpleNamespace(folder=str(folder))
+    context.write, context.read = (partial(method, context) for method in (ProjectContext.write, ProjectContext.read))
+    context.uri_of = partial(ProjectContext.uri_of, context)
     return context
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -270,10 +271,10 @@ def test_interrupted_action_is_repeated(store):
 
 def test_damaged_state_is_set_aside(store):
     monitor(store)
-    (store.path / STATE).write_bytes(b"{ half")
+    (Path(store.path) / STATE).write_bytes(b"{ half")
     after = DriftMonitor("m", store)
     assert after.status()["counters"]["failures"] == 1
-    assert (store.path / UNREADABLE).exists()
+    assert (Path(store.path) / UNREADABLE).exists()
     after.watch("1", REFERENCE, POLICY)
     send(after, quiet(2))
     assert len(after.history()) == 1

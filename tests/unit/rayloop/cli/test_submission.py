@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import pytest
 import typer
 
 from cluster import connection, jobs
+from cluster.settings import Settings
 from rayloop import compatibility
 from rayloop.cli import project_commands
 from rayloop.cli.app import app
+from rayloop.cli.submission import submit_outside, submit_with_file
+from rayloop.project import Location
 
 PROJECT = "examples.flights.project"
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+REMOTE = Settings(address="http://head:8265")
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,58 @@ def test_command_submits_words_that_the_command_line_accepts(
     assert callable(getattr(project_commands, name.replace("-", "_")))
     assert (name, words[0]) == (command, PROJECT)
     assert set(arguments) <= set(words)
+
+
+class Submitted:
+    """What was submitted, and the files that were uploaded with it."""
+
+    def __init__(self) -> None:
+        self.arguments: Sequence[str] = ()
+        self.files: dict[str, str] = {}
+
+    def submit(
+        self, settings: Settings, arguments: Sequence[str], folder: Path | None, variables: Mapping[str, str]
+    ) -> str:
+        self.arguments = arguments
+        if folder is not None:
+            self.files = {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+        return "job"
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> Submitted:
+    record = Submitted()
+    monkeypatch.setattr(jobs, "submit", record.submit)
+    monkeypatch.setattr(jobs, "follow", lambda *arguments: True)
+    monkeypatch.setattr(compatibility, "require_compatible_cluster", lambda settings: None)
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    return record
+
+
+def test_command_for_another_cluster_is_a_job_there(submitted: Submitted) -> None:
+    assert submit_outside(REMOTE, "abort", "shop", reason="two words", version="", rollout="shop-2")
+    python, *words = submitted.arguments
+    assert python == "python"
+    assert words == ["-m", "rayloop", "abort", "--reason", "two words", "--rollout", "shop-2", "--", "shop"]
+    assert submitted.files == {}
+
+
+def test_command_runs_here_in_a_job_and_for_this_machines_cluster(
+    submitted: Submitted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert not submit_outside(Settings(address=""), "status")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert not submit_outside(REMOTE, "status")
+    assert not submit_with_file(REMOTE, Location(tmp_path, "shop"), "push", "visits", tmp_path / "more.csv")
+    assert submitted.arguments == ()
+
+
+def test_file_is_uploaded_beside_the_project(submitted: Submitted, tmp_path: Path) -> None:
+    (tmp_path / "project" / "shop").mkdir(parents=True)
+    (tmp_path / "project" / "shop" / "project.py").write_text("project")
+    (tmp_path / "more.csv").write_text("events")
+    location = Location(tmp_path / "project", "shop.project")
+    assert submit_with_file(REMOTE, location, "push", "visits", tmp_path / "more.csv")
+    assert submitted.arguments[1:] == ["-m", "rayloop", "push", "shop.project", "visits", "uploaded.csv"]
+    assert submitted.files["uploaded.csv"] == "events"
+    assert set(submitted.files) <= {"uploaded.csv", "shop/project.py"}

@@ -218,7 +218,7 @@ def test_erasure_report_lists_what_remains_without_the_entity(tmp_path: Path) ->
     assert "the reference profile of p v1, and the drift monitor's copy, count its value of mail" in remains
     assert "p v1 was trained on" in remains
     assert "which has expired" in remains
-    (record,) = (context.folder / "forgotten").iterdir()
+    (record,) = (Path(context.folder) / "forgotten").iterdir()
     assert "anna" not in record.read_text()
     assert json.loads(record.read_text())["deleted"][0]["number"] == 30
 

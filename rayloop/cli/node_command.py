@@ -1,0 +1,128 @@
+"""``rayloop node``: a node of a cluster of several machines, under a supervisor that starts it again when it ended.
+
+Ray's launcher starts nodes and does not watch them. A raylet that was cut off for half a minute ends itself when it can
+reach the head again, and a head or a node whose raylet was killed stays down. The supervisor is a process of its own,
+which stays after the login that started it, and starts Ray again with the same variables and arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from cluster import local_cluster
+from cluster.errors import ClusterUnavailable, ProjectError
+from cluster.settings import Settings
+
+START_S = 180.0
+"""Seconds within which a node must start. ``ray start`` itself waits forever for a head that is not there."""
+RESTART_S = 2.0
+STOPPED_S = 10.0
+"""How long a raylet that ended without an error stays down: ``ray stop`` ends raylets first, then the supervisor."""
+_STARTED = "Ray runtime started."
+_POLL_S = 0.5
+
+
+def start_node(settings: Settings, command: Sequence[str]) -> None:
+    """Start the supervisor of a node in the background, and wait until the node is up.
+
+    Args:
+        settings: Home and stores of the node.
+        command: ``ray start`` with its options.
+
+    Raises:
+        ProjectError: The command is another one.
+        ClusterUnavailable: The node does not start in time.
+    """
+    if list(command[:2]) != ["ray", "start"]:
+        raise ProjectError("project.not_a_node_command", command=" ".join(command))
+    local_cluster.stop(settings)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    ready, log = settings.home / "node.ready", settings.home / "node.log"
+    ready.unlink(missing_ok=True)
+    supervise = [sys.executable, "-m", "rayloop", "node", "--supervise", "--", *command]
+    environment = _environment(settings, "--head" in command)
+    with log.open("w") as out:
+        supervisor = subprocess.Popen(
+            supervise, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment, cwd=settings.home,
+        )  # fmt: skip
+    deadline = time.monotonic() + START_S
+    while not ready.exists():
+        if supervisor.poll() is not None or time.monotonic() > deadline:
+            with suppress(ProcessLookupError):
+                supervisor.kill()
+            local_cluster.stop(settings)
+            reason = f"no node within {START_S:.0f} s" if supervisor.returncode is None else "its supervisor ended"
+            raise ClusterUnavailable("cluster.not_started", reason=reason, log=str(log))
+        time.sleep(_POLL_S)
+
+
+def supervise_node(settings: Settings, command: Sequence[str]) -> None:
+    """Keep a node running until this process is ended. Its environment is the node's."""
+    # A name that `ray stop` looks for, so that `ray down` ends the supervisor, too.
+    Path("/proc/self/comm").write_text("ray::node")
+    while True:
+        _run_node(settings, command)
+        local_cluster.end_processes(settings)
+        time.sleep(RESTART_S)
+
+
+def _environment(settings: Settings, head: bool) -> dict[str, str]:
+    """Variables of the node's processes, in a session of their own."""
+    from ray.util import get_node_ip_address
+
+    address = get_node_ip_address() if head else os.environ["RAY_HEAD_IP"]
+    # The dashboard is the head's; actors that call it run on any node.
+    dashboard = {"RAYLOOP_ADDRESS": f"http://{address}:{settings.dashboard_port}"}
+    session = local_cluster.open_session(settings, f"{address}:{settings.gcs_port}" if head else "")
+    return local_cluster.node_environment(settings) | dashboard | session
+
+
+def _run_node(settings: Settings, command: Sequence[str]) -> None:
+    """Start Ray, on a head MLflow's pages too, and return when Ray has ended."""
+    head, environment = "--head" in command, dict(os.environ)
+    program = str(Path(sys.executable).with_name("ray"))
+    output = settings.home / "ray-start.log"
+    with output.open("w") as out:
+        ray = subprocess.Popen(
+            [program, *command[1:], "--block"], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+    pages = local_cluster.start_mlflow(settings, environment, login=True) if head else None
+    deadline = time.monotonic() + START_S
+    while _STARTED not in output.read_text(errors="replace"):
+        if ray.poll() is not None or time.monotonic() > deadline:
+            return
+        time.sleep(_POLL_S)
+    ready = settings.home / "node.ready"
+    while _has_raylet(ray):
+        if not ready.exists() and (pages is None or local_cluster.mlflow_answers(settings)):
+            ready.touch()
+        if pages is not None and pages.poll() is not None:
+            time.sleep(RESTART_S)
+            pages = local_cluster.start_mlflow(settings, environment, login=True)
+        time.sleep(_POLL_S)
+    if ray.poll() is None:
+        time.sleep(STOPPED_S)
+
+
+def _has_raylet(ray: subprocess.Popen[bytes]) -> bool:
+    """Whether ``ray start`` still has its raylet; it does not notice one that ended without an error."""
+    with suppress(psutil.NoSuchProcess):
+        children = psutil.Process(ray.pid).children()
+        return ray.poll() is None and any(_is_raylet(child) for child in children)
+    return False
+
+
+def _is_raylet(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE
+    return False

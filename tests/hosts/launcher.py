@@ -1,0 +1,106 @@
+"""A cluster of hosts that Ray's launcher starts from a client, with the repository's file for machines of one's own."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from tests.factories.until import until
+from tests.hosts.host import ROOT, Host
+from tests.hosts.ssh import start_sshd
+
+FILE = ROOT / "ray-cluster-hosts.yaml"
+UP_S = 240.0
+NODES_S = 240.0
+"""Seconds until the workers have joined: the head's autoscaler logs in to them one after the other."""
+DASHBOARD_PORT, SERVE_PORT, MLFLOW_PORT = 8265, 8000, 5000
+AT_HOME = ("env", "--chdir=/root")
+"""A host's processes start in the machine's folder of that name."""
+_INSTALLS = ("command -v python3.11", "test -d ~/venv", "~/venv/bin/pip")
+"""What replaces these commands here is a link: the hosts share this interpreter's packages, and reach no index."""
+
+
+class Cluster:
+    """A cluster of one head and some workers, and the client that starts it and works with it."""
+
+    def __init__(self, client: Host, head: Host, workers: Sequence[Host]) -> None:
+        self.client, self.head, self.workers = client, head, list(workers)
+        self.address = f"http://{head.name}:{DASHBOARD_PORT}"
+        for host in (head, *workers):
+            start_sshd(host, [client])
+
+    @property
+    def nodes(self) -> list[Host]:
+        return [self.head, *self.workers]
+
+    def write_files(self, variables: Mapping[str, str]) -> None:
+        """Write on the client what ray-cluster.yaml asks of its user: addresses, variables, a token."""
+        config = hosts_config(self.head.address, [worker.address for worker in self.workers])
+        self.client.write("/root/ray-cluster.yaml", yaml.safe_dump(config))
+        self.client.write("/root/build/wheel/constraints.txt", "")
+        lines = [f"{name}={shlex.quote(value)}\n" for name, value in variables.items()]
+        self.client.write("/root/.rayloop/cluster.env", "".join(lines))
+        self.client.run("ray", "get-auth-token", "--generate")
+
+    def launch(self) -> str:
+        """Run ``ray up``, and wait until every node has joined. Returns its output."""
+        up = self.client.run(*AT_HOME, "ray", "up", "--yes", "ray-cluster.yaml", timeout_s=UP_S, check=False)
+        assert up.returncode == 0, up.stdout + up.stderr + self.node_logs(self.head)
+        self.await_nodes(self.nodes)
+        return up.stdout + up.stderr
+
+    def await_nodes(self, hosts: Sequence[Host]) -> None:
+        """Wait until these hosts, and no others, are nodes of the cluster."""
+        expected = sorted(host.address for host in hosts)
+        until(lambda: sorted(node["node_ip"] for node in self.alive()) == expected, f"nodes {expected}", NODES_S)
+
+    def alive(self) -> list[dict[str, Any]]:
+        """Nodes that the head takes for alive."""
+        try:
+            nodes = self.ask("/api/v0/nodes?filter_keys=state&filter_predicates=%3D&filter_values=ALIVE")
+        except (json.JSONDecodeError, KeyError):
+            return []
+        return list(nodes["data"]["result"]["result"])
+
+    def ask(self, path: str) -> Any:
+        """Ask the head's dashboard, with the token."""
+        answer = self.client.run(
+            *("curl", "--silent", "--max-time", "10", "--header", "@-", f"{self.address}{path}"), input=self.header
+        )
+        return json.loads(answer.stdout)
+
+    @property
+    def token(self) -> str:
+        return self.client.path("/root/.ray/auth_token").read_text().strip()
+
+    @property
+    def header(self) -> str:
+        return f"Authorization: Bearer {self.token}\n"
+
+    def rayloop(
+        self, *words: str, check: bool = True, timeout_s: float = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """The command as a user types it on the client."""
+        environment = {"RAYLOOP_ADDRESS": self.address, **variables}
+        command = (*AT_HOME, "python", "-m", "rayloop", *words)
+        return self.client.run(*command, env=environment, check=check, timeout_s=timeout_s)
+
+    def node_logs(self, host: Host) -> str:
+        logs = "cat ~/.rayloop/*.log; tail -n 100 /tmp/ray/session_latest/logs/monitor*"
+        return host.run("bash", "-c", logs, check=False).stdout
+
+
+def hosts_config(head: str, workers: list[str]) -> dict[str, Any]:
+    """ray-cluster-hosts.yaml with these addresses, and without what an index of packages is needed for."""
+    config: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    config["provider"] |= {"head_ip": head, "worker_ips": workers}
+    config["auth"]["ssh_user"] = "root"
+    kept = [command for command in config["setup_commands"] if not command.startswith(_INSTALLS)]
+    config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/venv", *kept]
+    return config

@@ -1,0 +1,123 @@
+"""The supervisor of a node, with a program in place of Ray."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import local_cluster
+from cluster.errors import ProjectError
+from cluster.settings import Settings
+from rayloop.cli import node_command
+from tests.factories.errors import raises
+from tests.factories.until import until
+
+SUPERVISE = """
+import sys
+from pathlib import Path
+from cluster.settings import Settings
+from rayloop.cli import node_command
+sys.executable, home, node_command.START_S = sys.argv[1], sys.argv[2], float(sys.argv[3])
+node_command.STOPPED_S = node_command.RESTART_S = 0.1
+node_command.supervise_node(Settings(home=Path(home)), ["ray", "start", "--address=head:6379"])
+"""
+NODE = """#!/bin/sh
+echo "$@" >>{folder}/calls
+[ ! -e {folder}/hangs ] || exec sleep 60
+{folder}/raylet 60 &
+echo "Ray runtime started."
+wait
+[ ! -e {folder}/lives-on ] || exec sleep 60
+exit 1
+"""
+
+
+class Node:
+    """A supervised node whose programs are in a folder."""
+
+    def __init__(self, folder: Path, start_s: float) -> None:
+        self.folder, self.settings = folder, Settings(home=folder / "home")
+        self.settings.home.mkdir(parents=True)
+        shutil.copy("/bin/sleep", folder / "raylet")
+        (folder / "ray").write_text(NODE.format(folder=folder))
+        (folder / "ray").chmod(0o755)
+        environment = os.environ | local_cluster.open_session(self.settings)
+        command = [sys.executable, "-c", SUPERVISE, str(folder / "python"), str(self.settings.home), str(start_s)]
+        self.supervisor = subprocess.Popen(command, env=environment, start_new_session=True)
+
+    def raylet(self) -> psutil.Process | None:
+        with suppress(psutil.NoSuchProcess):
+            running = (p for p in local_cluster.processes(self.settings) if p.name() == "raylet")
+            return next((p for p in running if p.status() != psutil.STATUS_ZOMBIE), None)
+        return None
+
+    def calls(self) -> list[str]:
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "bin"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[..., Node]]:
+    nodes: list[Node] = []
+
+    class Started(Node):
+        def __init__(self, start_s: float = 60.0) -> None:
+            super().__init__(folder, start_s)
+            nodes.append(self)
+
+    yield Started
+    for node in nodes:
+        local_cluster.stop(node.settings)
+        node.supervisor.wait(10)
+
+
+@pytest.mark.parametrize("lives_on", [False, True])
+def test_node_whose_raylet_ended_starts_again(start: Callable[..., Node], folder: Path, lives_on: bool) -> None:
+    if lives_on:
+        (folder / "lives-on").touch()
+    node = start()
+    first = until(node.raylet, "the node is up")
+    until((node.settings.home / "node.ready").exists, "the node says so")
+    first.kill()
+    second = until(lambda: (again := node.raylet()) and again.pid != first.pid and again, "the node is up again")
+    assert second.pid != first.pid
+    assert node.calls() == ["start --address=head:6379 --block"] * 2
+
+
+def test_node_whose_start_hangs_is_started_again(start: Callable[..., Node], folder: Path) -> None:
+    (folder / "hangs").touch()
+    node = start(start_s=2.0)
+    until(node.calls, "it hangs")
+    (folder / "hangs").unlink()
+    until(node.raylet, "it is up")
+    assert len(node.calls()) >= 2
+
+
+def test_stop_ends_the_supervisor_with_its_node(start: Callable[..., Node]) -> None:
+    node = start()
+    until(node.raylet, "the node is up")
+    # The launcher's `ray stop` ends processes whose name contains "ray::".
+    assert "ray::" in psutil.Process(node.supervisor.pid).name()
+    assert local_cluster.stop(node.settings) >= 3
+    assert node.supervisor.wait(10) is not None
+    assert local_cluster.processes(node.settings) == []
+
+
+def test_command_that_starts_no_node_is_refused(tmp_path: Path) -> None:
+    with raises(ProjectError, "project.not_a_node_command", command="ray stop"):
+        node_command.start_node(Settings(home=tmp_path / "home"), ["ray", "stop"])
