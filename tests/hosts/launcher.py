@@ -20,6 +20,8 @@ UP_S = 240.0
 NODES_S = 240.0
 """Seconds until the workers have joined: the head's autoscaler logs in to them one after the other."""
 DASHBOARD_PORT, SERVE_PORT, MLFLOW_PORT = 8265, 8000, 5000
+UP_VARIABLES = {"RAY_UP_enable_autoscaler_v2": "0"}
+"""As ray-cluster-hosts.yaml says."""
 AT_HOME = ("env", "--chdir=/root")
 """A host's processes start in the machine's folder of that name."""
 _INSTALLS = ("command -v python3.11", "test -d ~/venv", "~/venv/bin/pip")
@@ -50,7 +52,8 @@ class Cluster:
 
     def launch(self) -> str:
         """Run ``ray up``, and wait until every node has joined. Returns its output."""
-        up = self.client.run(*AT_HOME, "ray", "up", "--yes", "ray-cluster.yaml", timeout_s=UP_S, check=False)
+        command = (*AT_HOME, "ray", "up", "--yes", "ray-cluster.yaml")
+        up = self.client.run(*command, env=UP_VARIABLES, timeout_s=UP_S, check=False)
         assert up.returncode == 0, up.stdout + up.stderr + self.node_logs(self.head)
         self.await_nodes(self.nodes)
         return up.stdout + up.stderr

@@ -91,7 +91,7 @@ def served(cluster: Cluster, outputs: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def key(cluster: Cluster, served: list[str]) -> str:
     """A caller's key."""
-    create = (*AT_HOME, "ray", "exec", "ray-cluster.yaml", "rayloop keys create caller --model visits")
+    create = (*AT_HOME, "ray", "exec", "ray-cluster.yaml", "python -m rayloop keys create caller --model visits")
     return re.findall(r"^rayloop_\S+", cluster.client.run(*create).stdout, re.MULTILINE)[0]
 
 

@@ -51,8 +51,8 @@ def test_nodes_start_under_the_supervisor_and_secrets_are_files(name: str) -> No
     config = read(name)
     for role in ("head", "worker"):
         stop, start = config[f"{role}_start_ray_commands"]
-        assert stop == "rayloop down"
-        assert "; rayloop node -- ray start --" in start
+        assert stop == "python -m rayloop down"
+        assert "; python -m rayloop node -- ray start --" in start
     assert "--num-cpus=0" in config["head_start_ray_commands"][1]
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     text = (ROOT / name).read_text()
