@@ -12,7 +12,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from cluster.errors import BackupError
-from cluster.files import atomic_write
+from cluster.files import atomic_write, open_filesystem
 from cluster.values import Frozen, Stored
 
 MANIFEST = "backup.json"
@@ -121,7 +121,7 @@ def open_folder(uri: str) -> tuple[fs.FileSystem, str]:
         BackupError: No file system has such addresses.
     """
     try:
-        filesystem, path = fs.FileSystem.from_uri(uri if "://" in uri else str(Path(uri).absolute()))
+        filesystem, path = open_filesystem(uri if "://" in uri else str(Path(uri).absolute()))
     except (ValueError, OSError) as error:
         raise BackupError("backup.invalid_address", address=uri, reason=str(error)) from error
     return filesystem, path.rstrip("/")

@@ -7,8 +7,8 @@ from pathlib import Path
 from cluster.settings import Settings
 from rayloop.backup.databases import Database
 
-_HOME_FOLDERS = ("monitors", "projects", "tallies")
-"""Folders of the home: state of drift monitors, reports, counts of log rows."""
+_STATE_FOLDERS = ("monitors", "projects")
+"""Folders of the state: of drift monitors, and reports."""
 
 
 def databases(settings: Settings) -> dict[str, Database]:
@@ -37,4 +37,8 @@ def databases(settings: Settings) -> dict[str, Database]:
 def trees(settings: Settings) -> dict[str, str]:
     """Return the addresses of the folders with files, by name. Tables and versions contain these addresses."""
     folders = {"warehouse": settings.iceberg["warehouse"], "artifacts": settings.mlflow_artifacts}
-    return folders | {name: str(Path(settings.home, name).absolute()) for name in _HOME_FOLDERS}
+    # Beside the artifacts, they are copied with them.
+    if not settings.state.startswith(f"{folders['artifacts']}/"):
+        folders |= {name: f"{settings.state}/{name}" for name in _STATE_FOLDERS}
+    # Counts of log rows.
+    return folders | {"tallies": str(Path(settings.home, "tallies").absolute())}
