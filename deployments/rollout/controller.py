@@ -236,6 +236,8 @@ class RolloutController:
             Their versions.
         """
         if self._state is None:
+            # The journal has not been read, and may not answer: Serve knows who is on trial.
+            await self._reconciler.halt_served(reason, version, rollout)
             async with self._take_turn():
                 pass
         state = self._require_state()

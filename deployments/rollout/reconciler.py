@@ -77,6 +77,21 @@ class Reconciler:
         halt = Halt(rollout=state.id, versions=versions, reason=reason)
         await self._ask(_HALT_S, "halt_challengers", self._model, halt, self.epoch)
 
+    async def halt_served(self, reason: str, version: str, rollout: str) -> None:
+        """Take challengers out of the traffic by Serve's configuration alone.
+
+        Args:
+            reason: The person's reason.
+            version: The challenger; empty: all.
+            rollout: The rollout that the order is for; empty: the one that is served.
+        """
+        config = await self._current_config()
+        split = config.split if config else None
+        if split is not None and rollout in ("", split.rollout):
+            versions = tuple(v.version for v in split.challengers if version in ("", v.version))
+            halt = Halt(rollout=split.rollout, versions=versions, reason=reason)
+            await self._ask(_HALT_S, "halt_challengers", self._model, halt)
+
     async def _ask(self, limit_s: float, method: str, *args: object) -> Any:
         """Call the writer of Serve's configuration."""
         call = getattr(self._config, method).remote(*args)

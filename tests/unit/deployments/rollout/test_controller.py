@@ -72,7 +72,7 @@ class ConfigWriter:
     async def set_champion(self, champion: ModelVersion, epoch: int) -> None:
         self.config = self.config.model_copy(update={"champion": champion, "split": None})
 
-    async def halt_challengers(self, model: str, halt: Halt, epoch: int) -> None:
+    async def halt_challengers(self, model: str, halt: Halt, epoch: int | None = None) -> None:
         self.halts.append(time.monotonic())
         self.config = self.config.model_copy(update={"split": None, "halt": halt})
 
@@ -218,6 +218,25 @@ def test_controller_resumes_once_the_catalog_answers(serve: ConfigWriter, stores
             await actor.status()
         stores.answering.set()
         assert (await actor.status()).state.status == "running"
+
+    asyncio.run(run())
+
+
+def test_abort_by_a_controller_that_cannot_read_the_journal_takes_the_traffic_off(
+    serve: ConfigWriter, stores: Stores
+) -> None:
+    async def run() -> None:
+        first = await resumed(stores, serve)
+        first._loop.cancel()
+        stores.answering.clear()
+        actor = await start()
+        with pytest.raises(CallTimeout):
+            await asyncio.wait_for(actor.abort("harm"), 20.0)
+        assert (serve.config.split, len(serve.halts)) == (None, 1)
+        stores.answering.set()
+        await until(lambda: bool(serve.config.halt and actor._state and actor._applied), "a pass journals the abort")
+        status = await actor.status()
+        assert ([d.action for d in status.decisions], status.state.reason) == (["start", "abort"], "harm")
 
     asyncio.run(run())
 
