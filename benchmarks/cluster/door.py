@@ -158,9 +158,9 @@ def _kill(times: int, find: Callable[[Door], int]) -> tuple[float, int]:
 
 
 def _door(**changes: object) -> AbstractContextManager[tuple[Door, FakeServe, Loop]]:
-    ports = {name: free_port() for name in ("serve_port", "grpc_port", "haproxy_metrics_port")}
     home = Path(tempfile.mkdtemp(prefix="bench-door-"))
-    return running_door(Settings(home=home, **ports), **changes)
+    settings = Settings(home=home, serve_port=free_port(), grpc_port=free_port(), haproxy_metrics_port=free_port())
+    return running_door(settings, **changes)
 
 
 def _serve(door: Door, serve: FakeServe, fleet: _Fleet) -> None:

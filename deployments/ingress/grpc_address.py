@@ -15,8 +15,8 @@ def bind_grpc(host: str) -> None:
         return
     name = f"[{host}]" if ":" in host else host
 
-    def add_address(server: Any, address: str) -> None:
-        server.add_insecure_port(f"{name}:{address.rpartition(':')[2]}")
+    def add_address(grpc_server: Any, server_address: str) -> Any:
+        return grpc_server.add_insecure_port(f"{name}:{server_address.rpartition(':')[2]}")
 
     # Serve imports this function each time that it starts a server.
     default_impl.add_grpc_address = add_address

@@ -9,10 +9,12 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
@@ -117,6 +119,39 @@ def test_haproxy_killed_after_its_supervisor_answers_again(setup: Setup) -> None
         until(lambda: setup.door.haproxy not in (0, haproxy), "HAProxy runs again")
         load.await_answers(200)
     assert load.longest_gap_s < 5.0
+
+
+def test_door_that_is_stopped_answers_what_is_in_progress(setup: Setup) -> None:
+    setup.serve_model(replica := setup.start_replica())
+    processes = [setup.door.haproxy, *setup.door.supervisors]
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(setup.client.get, f"/v2/models/{MODEL}/sleep/2")
+        until(lambda: replica.in_progress, "the request is in progress")
+        os.kill(setup.door.leader, signal.SIGTERM)
+        assert answer.result().status_code == 200
+    until(lambda: not any(map(psutil.pid_exists, processes[:1] + processes[2:])), "all have ended", 20.0)
+    assert setup.door.process.wait(20.0) == 0
+    with pytest.raises(httpx.ConnectError):
+        setup.client.get("/v2")
+
+
+def test_new_supervisor_takes_over_when_both_are_gone(setup: Setup) -> None:
+    setup.serve_model(setup.start_replica())
+    haproxy = setup.door.haproxy
+    until(lambda: len(setup.door.supervisors) == 2, "a supervisor and its standby")
+    leader, standby = setup.door.supervisors
+    os.kill(standby, signal.SIGSTOP)
+    os.kill(leader, signal.SIGKILL)
+    os.kill(standby, signal.SIGKILL)
+    setup.door.process.wait(20.0)
+    assert setup.client.get(f"/v2/models/{MODEL}").status_code == 200
+    setup.door.start_again()
+    setup.serve_model(setup.start_replica(), setup.start_replica())
+    assert setup.door.haproxy == haproxy
+    # It has no listening sockets of its own until HAProxy ends.
+    os.kill(haproxy, signal.SIGKILL)
+    until(lambda: setup.door.haproxy not in (0, haproxy), "HAProxy runs again")
+    assert setup.client.get(f"/v2/models/{MODEL}").status_code == 200
 
 
 def test_changes_of_members_fail_no_request_and_reload_nothing(setup: Setup) -> None:
