@@ -26,6 +26,7 @@ from cluster.settings import Settings
 _RATE = 200.0
 _LONG_EVERY, _LONG_S = 500, 30.0
 _LEAST, _MOST = 2, 6
+_CONNECT_EVERY = 10
 # As Serve: a replica that leaves answers for that long, then until its last request is answered.
 _LEAVING_S = 10.0
 _NONE = Target(of="value", sign="=", limit=0.0)
@@ -76,15 +77,18 @@ def changes(count: int, pause_s: float, progress: Progress) -> Iterator[Row]:
 def kills(times: int, progress: Progress) -> Iterator[Row]:
     """Rows of HAProxy and of its supervisor, killed under load."""
     for name, find in (("HAProxy", lambda door: door.haproxy), ("the supervisor", lambda door: door.leader)):
-        gap, failed = _kill(times, find)
-        progress(f"{name} killed: {gap:.3f} s without an answer, {failed} failed")
+        load = _kill(times, find)
+        gap, failed, late = load.longest_gap_s, len(load.failed), load.late_s
+        progress(f"{name} killed: {gap:.3f} s without an answer, {failed} failed, load {late:.3f} s late")
         work = f"kill -9 of {name}, {times} times at {_RATE:g} requests/s"
-        yield results.row(work, "s without an answer, at most", gap, target=_SECOND)
+        yield results.row(
+            work, "s without an answer, at most", gap, target=_SECOND, note=f"the load left up to {late:.2f} s late"
+        )
         yield results.row(work, "failed requests", failed, note="in flight, or sent on a connection that had ended")
 
 
 def certificates(seconds: float, every_s: float, progress: Progress) -> Iterator[Row]:
-    """The row of certificates that are replaced under load, each request on a connection of its own."""
+    """The row of certificates that are replaced under load; some requests open a connection of their own."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "door.pem"
         file.write_text(self_signed())
@@ -93,15 +97,15 @@ def certificates(seconds: float, every_s: float, progress: Progress) -> Iterator
         with _door(door_certificate=str(file)) as (door, serve, loop):
             _serve(door, serve, _Fleet(loop, 0))
             address, replaced, end = ("127.0.0.1", door.settings.serve_port), 0, time.monotonic() + seconds
-            with SteadyLoad(loop, address[1], _RATE, ssl=context, keep_alive=False) as load:
+            with SteadyLoad(loop, address[1], _RATE, ssl=context, connect_every=_CONNECT_EVERY) as load:
                 while time.monotonic() < end:
                     time.sleep(every_s)
                     file.write_text(content := self_signed())
                     wait_until(lambda: content.startswith(ssl.get_server_certificate(address)), "the new one")
                     replaced += 1
     progress(f"certificates: {replaced} replaced, {len(load.failed)} of {len(load.outcomes)} failed")
-    work = f"certificate replaced every {every_s:g} s for {seconds:g} s at {_RATE:g} requests/s, one a connection"
-    note = f"{replaced} certificates, {len(load.outcomes):,} requests"
+    work = f"certificate replaced every {every_s:g} s for {seconds:g} s at {_RATE:g} requests/s"
+    note = f"{replaced} certificates, {len(load.outcomes):,} requests, one in {_CONNECT_EVERY} on a new connection"
     yield results.row(work, "failed requests", len(load.failed), target=_NONE, note=note)
 
 
@@ -143,7 +147,7 @@ def _loaded(
     return load
 
 
-def _kill(times: int, find: Callable[[Door], int]) -> tuple[float, int]:
+def _kill(times: int, find: Callable[[Door], int]) -> SteadyLoad:
     with _door() as (door, serve, loop):
         _serve(door, serve, _Fleet(loop, 0))
         with SteadyLoad(loop, door.settings.serve_port, _RATE) as load:
@@ -154,7 +158,7 @@ def _kill(times: int, find: Callable[[Door], int]) -> tuple[float, int]:
                 os.kill(killed, signal.SIGKILL)
                 wait_until(lambda: find(door) not in (0, killed), "another process")  # noqa: B023 - called at once
             load.await_answers(int(_RATE))
-        return load.longest_gap_s, len(load.failed)
+        return load
 
 
 def _door(**changes: object) -> AbstractContextManager[tuple[Door, FakeServe, Loop]]:

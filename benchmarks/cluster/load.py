@@ -23,15 +23,19 @@ def wait_until(holds: Callable[[], object], what: str, deadline_s: float = _DEAD
 
 
 class Outcome(NamedTuple):
-    """A request: when it was due and ended, seconds of the monotonic clock; its status, or what failed."""
+    """A request: when it was due, sent and ended, seconds of the monotonic clock; its status, or what failed."""
 
     due: float
+    sent: float
     ended: float
     status: str
 
 
 class SteadyLoad:
-    """Requests at a steady rate over connections that stay open, and every ``long_every``-th takes ``long_s``."""
+    """Requests at a steady rate over connections that stay open, and every ``long_every``-th takes ``long_s``.
+
+    Every ``connect_every``-th opens a connection of its own.
+    """
 
     def __init__(
         self,
@@ -42,10 +46,10 @@ class SteadyLoad:
         long_every: int = 0,
         long_s: float = 0.0,
         ssl: Any = None,
-        keep_alive: bool = True,
+        connect_every: int = 0,
     ) -> None:
         self._port, self._rate, self._long_every, self._long_s, self._ssl = port, rate, long_every, long_s, ssl
-        self._loop, self._keep_alive, self._over = loop, keep_alive, False
+        self._loop, self._connect_every, self._over = loop, connect_every, False
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.outcomes: list[Outcome] = []
 
@@ -61,6 +65,11 @@ class SteadyLoad:
     def failed(self) -> list[Outcome]:
         """Those without a 200."""
         return [outcome for outcome in self.outcomes if outcome.status != "200"]
+
+    @property
+    def late_s(self) -> float:
+        """How late the latest request left: more than the rest of a figure when the machine is busy."""
+        return max((outcome.sent - outcome.due for outcome in self.outcomes), default=0.0)
 
     @property
     def longest_gap_s(self) -> float:
@@ -80,23 +89,25 @@ class SteadyLoad:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             number += 1
             is_long = self._long_every and number % self._long_every == 0
-            task = asyncio.create_task(self._request(due, self._long_s if is_long else 0.0))
+            alone = bool(self._connect_every) and number % self._connect_every == 0
+            task = asyncio.create_task(self._request(due, self._long_s if is_long else 0.0, alone))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
         for _, writer in self._idle:
             writer.close()
 
-    async def _request(self, due: float, sleep_s: float) -> None:
+    async def _request(self, due: float, sleep_s: float, alone: bool) -> None:
+        sent = time.monotonic()
         path = f"/v2/models/{MODEL}/sleep/{sleep_s}" if sleep_s else f"/v2/models/{MODEL}/infer"
         try:
-            status = await asyncio.wait_for(self._exchange(path), 60.0)
+            status = await asyncio.wait_for(self._exchange(path, alone), 60.0)
         except (OSError, EOFError, TimeoutError) as error:
             status = type(error).__name__
-        self.outcomes.append(Outcome(due, time.monotonic(), status))
+        self.outcomes.append(Outcome(due, sent, time.monotonic(), status))
 
-    async def _exchange(self, path: str) -> str:
-        while self._idle:
+    async def _exchange(self, path: str, alone: bool) -> str:
+        while self._idle and not alone:
             reader, writer = self._idle.pop()
             # As clients do: a connection that the other side has closed is not used again.
             if not reader.at_eof() and reader.exception() is None:
@@ -112,7 +123,7 @@ class SteadyLoad:
         except BaseException:
             writer.close()
             raise
-        if "connection: close" in head or not self._keep_alive:
+        if "connection: close" in head or alone:
             writer.close()
         else:
             self._idle.append((reader, writer))

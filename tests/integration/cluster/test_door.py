@@ -211,7 +211,7 @@ def test_certificates_are_replaced_without_a_lost_request(door_settings: Setting
         setup.serve_model(setup.start_replica(), setup.start_replica())
         haproxy = door.haproxy
         address = ("127.0.0.1", setup.port)
-        with SteadyLoad(loop, setup.port, rate=100.0, ssl=trusting, keep_alive=False) as load:
+        with SteadyLoad(loop, setup.port, rate=100.0, ssl=trusting, connect_every=2) as load:
             for _ in range(5):
                 load.await_answers(20)
                 # A file that is half written is refused, and the certificate before it stays.
