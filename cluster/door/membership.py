@@ -80,8 +80,13 @@ class Absences:
         return members
 
 
-def parse_serve_details(details: Mapping[str, Any]) -> Membership | None:
+def parse_serve_details(details: Mapping[str, Any], bound_to: str = "") -> Membership | None:
     """Read the answer of ``GET /api/serve/applications/``.
+
+    Args:
+        details: The answer.
+        bound_to: Loopback address that replicas listen on; Serve lists the address of their node. Empty: they listen
+            on that.
 
     Returns:
         The members; None when no controller wrote it, which says nothing about the replicas.
@@ -95,7 +100,7 @@ def parse_serve_details(details: Mapping[str, Any]) -> Membership | None:
         if (targets := routes.get(group["route_prefix"])) is not None:
             for target in group["targets"]:
                 if target["name"].startswith(_REPLICA_NAME):
-                    address = Target(host=target["ip"], port=target["port"])
+                    address = Target(host=bound_to or target["ip"], port=target["port"])
                     targets.setdefault(target["name"], {})[group["protocol"]] = address
     models = {match[1]: _replicas(targets.values()) for route, targets in routes.items() if (match := _model(route))}
     return Membership(root=_replicas(routes.get(ROOT_ROUTE, {}).values()), models=models)

@@ -9,9 +9,11 @@ import urllib.request
 from pathlib import Path
 
 from cluster.door.membership import Membership, parse_serve_details
+from cluster.settings import Settings
 
 POLL_S = 0.5
 _TIMEOUT_S = 5.0
+_LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 # A proxy of the environment is for the world outside.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -20,12 +22,13 @@ class MembershipWatcher(threading.Thread):
     """Asks again and again; while the head is away there is no news.
 
     Args:
-        dashboard: Address of the head's dashboard.
+        settings: Address of the head's dashboard, and the host that replicas listen on.
     """
 
-    def __init__(self, dashboard: str) -> None:
+    def __init__(self, settings: Settings) -> None:
         super().__init__(name="membership", daemon=True)
-        self._url = f"{dashboard}/api/serve/applications/"
+        self._url = f"{settings.dashboard}/api/serve/applications/"
+        self._bound_to = _LOOPBACK.get(settings.serve_host, "")
         self._listed: Membership | None = None
         self._stop = threading.Event()
 
@@ -37,7 +40,7 @@ class MembershipWatcher(threading.Thread):
         """Poll until ``stop``."""
         while not self._stop.wait(POLL_S):
             try:
-                listed = fetch_membership(self._url)
+                listed = fetch_membership(self._url, self._bound_to)
             except (OSError, ValueError, LookupError):
                 # The last answer stands: replicas serve without their controller.
                 continue
@@ -48,11 +51,11 @@ class MembershipWatcher(threading.Thread):
         self._stop.set()
 
 
-def fetch_membership(url: str) -> Membership | None:
+def fetch_membership(url: str, bound_to: str = "") -> Membership | None:
     """Ask Serve once. Raises OSError without an answer, ValueError or LookupError when it is not Serve's."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if (token := _token()) else {})
     with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
-        return parse_serve_details(json.load(answer))
+        return parse_serve_details(json.load(answer), bound_to)
 
 
 def _token() -> str:

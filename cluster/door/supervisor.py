@@ -62,7 +62,7 @@ class Supervisor:
         self._absences = Absences()
         config = self._config()
         self._admin = AdminSocket(config.admin_socket, config.map_file)
-        self._watcher = MembershipWatcher(settings.dashboard)
+        self._watcher = MembershipWatcher(settings)
         self._haproxy: _Process | None = None
         self._standby: _Process | None = None
         self._started = 0.0

@@ -85,6 +85,12 @@ def test_details_name_replicas_by_model() -> None:
     )
 
 
+def test_replicas_that_listen_on_the_loopback_address_are_found_there() -> None:
+    listed = details({"flights": "/v2/models/flights"}, [group("/v2/models/flights", "HTTP", 30001)])
+    local = Replica(http=Target(host="127.0.0.1", port=30001))
+    assert parse_serve_details(listed, "127.0.0.1") == Membership(models={"flights": (local,)})
+
+
 def test_details_without_a_controller_say_nothing() -> None:
     assert parse_serve_details(ServeInstanceDetails.get_empty_schema_dict()) is None
     assert parse_serve_details(details({}, [])) == Membership()
