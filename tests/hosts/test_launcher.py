@@ -104,7 +104,7 @@ def predict(cluster: Cluster, host: Host, key: str, name: str) -> tuple[int, dic
     """Ask a host's door from the client. Returns the HTTP status and the answer."""
     inputs = [
         {"name": "shop", "shape": [1], "datatype": "BYTES", "data": ["north"]},
-        {"name": "at", "shape": [1], "datatype": "BYTES", "data": ["2024-01-20T00:00:00Z"]},
+        {"name": "at", "shape": [1], "datatype": "BYTES", "data": ["2024-01-28T18:00:00Z"]},
     ]
     url = f"http://{host.name}:{SERVE_PORT}/v2/models/visits/infer"
     command = ("curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--header", "@-", url)
