@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SERVING_TESTS := $(addprefix tests/integration/deployments/,test_serving_integration.py test_tritonclient.py)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo down test test-unit test-slow test-hosts check docs wheel mutate clean
@@ -14,10 +15,11 @@ demo: $(STAMP)
 down: $(STAMP)
 	$(BIN)/rayloop down
 
-# First the tests without a cluster, one process per core, then those that need one.
+# First the tests without a cluster, one process per core, then those that need one, and those of serving behind a door.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest tests/integration
+	RAYLOOP_DOOR=1 $(BIN)/python -m pytest $(SERVING_TESTS)
 
 # The fast tests, in about two minutes: no long tests, a tenth of each property's examples.
 test-unit: $(STAMP)
