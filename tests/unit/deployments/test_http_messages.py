@@ -111,7 +111,11 @@ def test_read_body_decompresses_gzip_up_to_the_limit() -> None:
     tracemalloc.stop()
 
 
-@pytest.mark.parametrize("body", [b"plain", gzip.compress(b"abc")[:-3], gzip.compress(b"abc") + b"more"])
+@pytest.mark.parametrize(
+    "body",
+    [b"plain", gzip.compress(b"abc")[:-3], gzip.compress(b"abc") + b"more"],
+    ids=["plain", "cut_short", "followed_by_more"],
+)
 def test_read_body_refuses_what_is_not_gzip(body: bytes) -> None:
     with raises(RequestError, "request.malformed_gzip"):
         read_body([body], 1000, GZIP)
