@@ -15,19 +15,19 @@ demo: $(STAMP)
 down: $(STAMP)
 	$(BIN)/rayloop down
 
-# First the tests without a cluster, one process per core, then those that need one, and those of serving behind a door.
+# First the tests without a cluster, one process per core, then those that need one.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest tests/integration
-	RAYLOOP_DOOR=1 $(BIN)/python -m pytest $(SERVING_TESTS)
 
 # The fast tests, in about two minutes: no long tests, a tenth of each property's examples.
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto tests/unit tests/benchmarks
 
-# Kills, hangs, scaling, several models under load.
+# Kills, hangs, scaling, several models under load; the tests of serving behind a door.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow and not hosts"
+	RAYLOOP_DOOR=1 $(BIN)/python -m pytest $(SERVING_TESTS)
 
 # Several hosts made of namespaces, their stores and their faults: needs root, and skips with a reason without.
 test-hosts: $(STAMP)
