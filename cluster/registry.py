@@ -27,8 +27,12 @@ GATE_TAG = "rayloop.gate"
 KEY_TAG = "rayloop.key"
 EPOCH_TAG = "rayloop.epoch"
 """Tag of a registered model: epoch of the rollout controller that last set its aliases."""
-# By default MLflow retries an absent server for minutes, which is too long at a prompt.
-_HTTP_LIMITS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+_ENVIRONMENT = {
+    # By default MLflow retries an absent server for minutes, which is too long at a prompt.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 class Run:
@@ -78,7 +82,7 @@ class Registry:
     @cached_property
     def _client(self) -> MlflowClient:
         uri = self._settings.mlflow_uri
-        for name, value in _HTTP_LIMITS.items():
+        for name, value in _ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+from cluster.permissions import close_to_others
+
 MODULE = "examples.flights.project"
 
 
@@ -27,4 +29,6 @@ def demo_project(home: Path) -> str:
     copy = home / "demo" / package
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(spec.submodule_search_locations[0], copy, ignore=shutil.ignore_patterns("__pycache__"))
+    # copytree keeps the permissions of the installed files.
+    close_to_others([copy, *copy.rglob("*")])
     return str(copy.joinpath(*rest).with_suffix(".py"))

@@ -17,6 +17,7 @@ import ray
 
 from cluster import connection, local_cluster
 from cluster.errors import RayloopError
+from cluster.log_suppression import suppress_logs
 from cluster.registry import Registry
 from cluster.settings import Settings, hide_password
 from cluster.storage.tables import Tables
@@ -133,5 +134,7 @@ def _keys(settings: Settings) -> str:
 def _cluster(settings: Settings) -> str:
     if not connection.in_job() and not local_cluster.is_running(settings):
         return "not running; `rayloop up` starts it"
-    connection.connect(settings)
+    # Ray warns that it cannot handle signals in a thread that is not the main one.
+    with suppress_logs("ray._private.worker"):
+        connection.connect(settings)
     return f"{len(ray.nodes())} nodes at {settings.dashboard}"

@@ -17,3 +17,4 @@ def test_demo_project_elsewhere_is_a_copy_alone_in_its_folder(tmp_path: Path, mo
     location = locate_project(demo_project(tmp_path / "home"))
     assert location == (tmp_path / "home" / "demo", MODULE)
     assert [path.name for path in location.folder.iterdir()] == ["examples"]
+    assert not [path for path in location.folder.rglob("*") if path.stat().st_mode & 0o077]
