@@ -1,1 +1,0 @@
-"""Copies of everything that rayloop stores, and the way back from them."""
