@@ -54,12 +54,14 @@ def guarded(
         jwt = {"jwks_url": publisher.url, "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
         settings = cluster.model_copy(update={"access": True, **jwt})
         version = register(registry, GUARDED, write_bundle(tmp_path_factory.mktemp("guarded") / "bundle", Slope(1.0)))
-        # Not the cluster's writer, whose settings leave access open; nothing else writes during this module's tests.
+        # Not the cluster's writer, whose settings leave access open. It takes that writer's place for this module.
         writer = ray.remote(serve_config.ServeConfigWriter).options(num_cpus=0).remote(settings)
         ray.get(writer.deploy.remote(version, serve_config.ServingOptions()))
         yield settings
         ray.get(writer.remove.remote(GUARDED))
         ray.kill(writer)
+        # The cluster's own was replaced, and would end at its next write; the one that starts next is the newest again.
+        ray.kill(serve_config.connect_config_writer(cluster))
 
 
 @pytest.fixture(scope="module")
