@@ -34,7 +34,8 @@ def served(cluster: Settings, registry: Registry, versions: Versions) -> Iterato
     ray.get(writer.deploy.remote(versions.champion, serve_config.ServingOptions(profile_window_s=86400.0)))
     registry.set_alias(versions.champion, CHAMPION)
     yield versions.champion
-    ray.get(writer.remove.remote(MODEL))
+    # Another one may have taken its place.
+    ray.get(connect_config_writer(cluster).remove.remote(MODEL))
 
 
 @pytest.fixture(scope="session")
