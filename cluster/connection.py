@@ -8,6 +8,7 @@ import os
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable
 from cluster.names import ACTOR_NAMESPACE
+from cluster.node.token import read_token
 from cluster.settings import Settings
 
 
@@ -46,7 +47,7 @@ def in_job() -> bool:
 
 def use_token() -> None:
     """Make Ray's clients in this process send the cluster's token, when there is one."""
-    if "RAY_AUTH_MODE" in os.environ or not local_cluster.has_token():
+    if "RAY_AUTH_MODE" in os.environ or not read_token():
         return
     os.environ["RAY_AUTH_MODE"] = "token"
     from ray._raylet import Config  # type: ignore[attr-defined]

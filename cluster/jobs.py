@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
@@ -74,6 +75,11 @@ def submit(
         runtime |= {"working_dir": str(folder), "excludes": _EXCLUDES}
     with suppress_logs(*_NOISY_LOGGERS):
         return str(jobs.submit_job(entrypoint=join(arguments), runtime_env=runtime, submission_id=name or None))
+
+
+def rayloop_command(settings: Settings, *words: str) -> list[str]:
+    """Return a command of rayloop as a job runs it: with this interpreter on this machine, else with the head's."""
+    return ["python" if settings.address else sys.executable, "-m", "rayloop", *words]
 
 
 def follow(settings: Settings, job: str, write: Callable[[str], None]) -> bool:

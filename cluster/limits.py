@@ -50,8 +50,17 @@ async def in_thread(limit_s: float, what: str, function: Callable[..., T], *args
     Raises:
         CallTimeout: It is late.
     """
+    return await within(limit_s, what, asyncio.wrap_future(start_thread(what, function, *args, **options)))
+
+
+def start_thread(name: str, function: Callable[..., T], *args: Any, **options: Any) -> Future[T]:
+    """Call a function in a thread of its own, which does not keep the process from exit.
+
+    Returns:
+        The future of its result, which cannot be canceled.
+    """
     future: Future[T] = Future()
-    # From here on the future cannot be canceled: the thread may set its result at any time.
+    # A canceled future would refuse the result, which the thread may set at any time.
     future.set_running_or_notify_cancel()
 
     def run() -> None:
@@ -60,8 +69,8 @@ async def in_thread(limit_s: float, what: str, function: Callable[..., T], *args
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name=what, daemon=True).start()
-    return await within(limit_s, what, asyncio.wrap_future(future))
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
 
 
 def limit_database(uri: str, limit_s: int = 10) -> str:

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     door: bool = False
     """Whether rayloop's own door is before the replicas, which ``rayloop up`` starts; default: Serve's HAProxy."""
     door_certificate: str = ""
-    """PEM file with the certificate chain and the key of the door; default: no TLS. A new
+    """PEM file with the certificate chain and the key of the door; default: no TLS. New
     content is used within a second."""
     door_models: int = Field(default=32, ge=1, le=1000)
     """Models that the door can serve at once."""

@@ -17,6 +17,7 @@ from benchmarks.serving.http import Response
 from benchmarks.serving.processes import server
 from benchmarks.serving.samples import Columns
 from cluster import local_cluster
+from cluster.node.environment import local_environment
 from cluster.settings import Settings
 
 # Ports that another cluster on this machine is unlikely to use, below the system's ephemeral ports.
@@ -144,6 +145,6 @@ def _environment(peer: Peer, binaries: Path, folder: Path) -> dict[str, str]:
     if peer.ray != "haproxy":
         return base
     settings = own_settings(folder / "home")
-    variables = local_cluster.cluster_environment(settings)
+    variables = local_environment(settings)
     Path(variables["RAY_TMPDIR"]).mkdir(exist_ok=True)
     return base | {name: value for name, value in variables.items() if name.startswith("RAY_")}

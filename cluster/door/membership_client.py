@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import urllib.request
-from pathlib import Path
 
 from cluster.door.membership import Membership, parse_serve_details
+from cluster.node.token import read_token
 from cluster.settings import Settings
 
 POLL_S = 0.5
@@ -53,14 +52,8 @@ class MembershipWatcher(threading.Thread):
 
 def fetch_membership(url: str, bound_to: str = "") -> Membership | None:
     """Ask Serve once. Raises OSError without an answer, ValueError or LookupError when it is not Serve's."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if (token := _token()) else {})
+    request = urllib.request.Request(
+        url, headers={"Authorization": f"Bearer {token}"} if (token := read_token()) else {}
+    )
     with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
         return parse_serve_details(json.load(answer), bound_to)
-
-
-def _token() -> str:
-    """Ray's token, from the places where Ray looks for it."""
-    if token := os.environ.get("RAY_AUTH_TOKEN", ""):
-        return token
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    return path.read_text().strip() if path.exists() else ""

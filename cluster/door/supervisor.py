@@ -297,7 +297,8 @@ def run(settings: Settings, leader: int = 0, listeners: tuple[int, ...] = ()) ->
             fcntl.flock(lock, fcntl.LOCK_EX)
             Supervisor(settings, tuple(socket.socket(fileno=number) for number in listeners)).run()
     except Stop:
-        """Nothing has been started yet."""
+        # Nothing has been started yet.
+        return
 
 
 def private_folder(path: Path) -> Path:

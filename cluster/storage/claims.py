@@ -37,14 +37,20 @@ class Claim:
         self.epoch = epoch
 
     @classmethod
-    def take(cls, settings: Settings, writer: str, holder: str) -> Claim:
+    def take(cls, settings: Settings, writer: str, holder: str, before: Claim | None = None) -> Claim:
         """Make the newest claim.
 
         Args:
             settings: Where the catalog is. A REST catalog has no database: then the claims are beside the API keys.
             writer: What is written; the name of an actor.
             holder: Identifies the process, whose claims do not replace it.
+            before: The claim that the process has, which is renewed.
+
+        Raises:
+            WriterReplaced: There is a newer claim than ``before``.
         """
+        if before is not None:
+            return before.renew()
         catalog = settings.iceberg
         uri = catalog["uri"] if catalog["type"] == "sql" else settings.access_uri
         engine = sa.create_engine(limit_database(uri), poolclass=NullPool)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import os
 from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
 from typing import Any
 
 from cluster.errors import SettingsError
+from cluster.node.token import read_token, token_file
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -46,18 +45,12 @@ def create_app() -> ASGIApp:
     Raises:
         SettingsError: There is no token.
     """
-    token = _read_token()
+    token = read_token()
+    if not token:
+        raise SettingsError("settings.ray_token_missing", path=str(token_file()))
     from mlflow.server.fastapi_app import app
 
     return TokenLogin(app, token)
-
-
-def _read_token() -> str:
-    path = Path.home() / ".ray" / "auth_token"
-    token = os.environ.get("RAY_AUTH_TOKEN") or (path.read_text().strip() if path.exists() else "")
-    if not token:
-        raise SettingsError("settings.ray_token_missing", path=str(path))
-    return token
 
 
 def _credential(headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -20,7 +20,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -186,7 +185,6 @@ class RolloutController:
                 state = self._require_state()
                 # A pass that had the turn may have recorded the abort already.
                 if state.active and {*halted} & {*state.challengers}:
-                    self._applied = False
                     await self._record(*state_machine.apply_command(state, "abort", reason, time.time(), version))
                     await self._reconcile()
         return await self.status()
@@ -271,8 +269,8 @@ class RolloutController:
 
     async def _resume(self) -> None:
         """Continue from the journal, to which nothing from before can be added any more."""
-        take = partial(Claim.take, self._settings, rollout_actor(self._model), self._holder)
-        self._claim = await in_thread(STORE_S, "the catalog", self._claim.renew if self._claim else take)
+        writer = (rollout_actor(self._model), self._holder)
+        self._claim = await in_thread(STORE_S, "the catalog", Claim.take, self._settings, *writer, self._claim)
         self._reconciler.epoch = self._claim.epoch
         self._journal = RolloutJournal(self._model, Tables(self._settings, self._claim), self._claim.epoch)
         self._state = await in_thread(STORE_S, "the rollout journal", self._journal.last_state)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -24,14 +24,23 @@ from cluster.actors import end_actor, get_or_create, is_newest, take_epoch
 from cluster.door.probe import door_status
 from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
-from cluster.names import rollout_actor
 from cluster.settings import Settings
-from cluster.values import Frozen, ModelVersion
+from cluster.values import ModelVersion
 from deployments import serve_schema
 from deployments.inference.predictor import Scorer
 from deployments.ingress import root_app
 from deployments.rollout import serve_details
-from deployments.rollout.serve_details import Applications
+from deployments.rollout.applications import (
+    Applications,
+    application,
+    challengers,
+    check_epoch,
+    deployment,
+    drop_challengers,
+    halted_versions,
+    server_config,
+    writer_epoch,
+)
 from deployments.serve_schema import ChallengerConfig, Halt, ServerConfig, Serving, TrafficSplit
 from deployments.telemetry.log_writer import connect_log_writer
 
@@ -40,8 +49,8 @@ ACTOR = "serve-config"
 _POLL_S = 0.1
 _INFERENCE_SERVICE = "deployments.protocol.inference_pb.add_inference_service"
 _CHALLENGER = "Challenger"
+_FRONT: dict[str, Any] = {"name": "Front", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}
 _DRAIN_S = 120.0
-_SHUTDOWN_MARGIN_S = 15.0
 _WRITE_S = 90.0
 """For reading and writing the configuration; the first write starts Serve."""
 WATCH_S = 10.0
@@ -103,22 +112,26 @@ class ServeConfigWriter:
         await in_thread(options.deadline_s, f"the bundle of {champion}", Scorer, champion, self._settings)
         log_writer = connect_log_writer(champion.model, self._settings)
         await within(options.deadline_s, "the log writer", log_writer.pid.remote())
+        environment = _runtime_env(self._settings)
 
         def change(apps: Applications) -> None:
-            current = _server_config(apps, champion.model)
+            current = server_config(apps, champion.model)
             if current is not None and current.split is not None:
                 raise RolloutError("rollout.in_progress", model=champion.model, rollout=current.split.rollout)
-            root = self._application(root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", _FRONT)
-            apps.setdefault(root_app.ROOT_APP, root)
+            if root_app.ROOT_APP not in apps:
+                apps[root_app.ROOT_APP] = application(
+                    root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", environment, _FRONT
+                )
             shared = options.model_dump(include={"profile_window_s", "limits", "report"})
             kept = {"halt": current.halt, "epoch": current.epoch} if current else {}
             config = ServerConfig.model_validate({"champion": champion, "writer": self._epoch} | kept | shared)
             name = serve_schema.model_app_name(champion.model)
-            apps[name] = self._application(
+            apps[name] = application(
                 name,
                 f"{root_app.ROOT_ROUTE}/models/{champion.model}",
                 "deployments.ingress.model_app",
-                _deployment(serve_details.MODEL_DEPLOYMENT, options.replicas, options.cpus, config),
+                environment,
+                deployment(serve_details.MODEL_DEPLOYMENT, options.replicas, options.cpus, config),
             )
 
         await self._write(change)
@@ -147,11 +160,12 @@ class ServeConfigWriter:
         """
         name = serve_schema.challenger_app_name(challenger.model, rollout, challenger.version)
         config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
-        deployment = _deployment(_CHALLENGER, 1, options.challenger_cpus, config)
+        replica = deployment(_CHALLENGER, 1, options.challenger_cpus, config)
+        environment = _runtime_env(self._settings)
 
         def change(apps: Applications) -> None:
-            _check_epoch(apps, challenger.model, epoch)
-            apps[name] = self._application(name, None, "deployments.inference.challenger_app", deployment)
+            check_epoch(apps, challenger.model, epoch)
+            apps[name] = application(name, None, "deployments.inference.challenger_app", environment, replica)
 
         await self._write(change)
         try:
@@ -166,11 +180,11 @@ class ServeConfigWriter:
         """Remove all other challengers of the model; their replicas drain in the background."""
 
         def change(apps: Applications) -> None:
-            _check_epoch(apps, model, epoch)
-            _drop_challengers(apps, model, retained)
+            check_epoch(apps, model, epoch)
+            drop_challengers(apps, model, retained)
 
         retained = {serve_schema.challenger_app_name(model, rollout, version) for version in versions}
-        running = _challengers(await self._read(), model)
+        running = challengers(await self._read(), model)
         if not running <= retained:
             await self._write(change)
 
@@ -184,7 +198,7 @@ class ServeConfigWriter:
         """
 
         def update(current: ServerConfig) -> dict[str, Any]:
-            if split and (halted := _halted(current, split.rollout) & {v.version for v in split.challengers}):
+            if split and (halted := halted_versions(current, split.rollout) & {v.version for v in split.challengers}):
                 raise RolloutError(
                     "rollout.challengers_halted", model=model, rollout=split.rollout, versions=sorted(halted)
                 )
@@ -201,7 +215,7 @@ class ServeConfigWriter:
         """
 
         def update(current: ServerConfig) -> dict[str, Any]:
-            versions = tuple(sorted(_halted(current, halt.rollout) | {*halt.versions}))
+            versions = tuple(sorted(halted_versions(current, halt.rollout) | {*halt.versions}))
             split = current.split.without(versions) if current.split else None
             return {"split": split, "halt": halt.model_copy(update={"versions": versions})}
 
@@ -214,7 +228,7 @@ class ServeConfigWriter:
 
     async def current_config(self, model: str) -> ServerConfig | None:
         """Return the configuration of a model's server; None when it is not deployed."""
-        return _server_config(await self._read(), model)
+        return server_config(await self._read(), model)
 
     async def has_challenger(self, model: str, rollout: str, version: str) -> bool:
         """Whether a challenger's application is declared."""
@@ -225,7 +239,7 @@ class ServeConfigWriter:
 
         def change(apps: Applications) -> None:
             apps.pop(serve_schema.model_app_name(model), None)
-            _drop_challengers(apps, model)
+            drop_challengers(apps, model)
 
         await self._write(change)
         await self._wait_until(
@@ -236,7 +250,7 @@ class ServeConfigWriter:
         self, model: str, update: Callable[[ServerConfig], dict[str, Any]], epoch: int | None, deadline_s: float
     ) -> None:
         def change(apps: Applications) -> None:
-            current = _check_epoch(apps, model, epoch)
+            current = check_epoch(apps, model, epoch)
             if current is None:
                 raise RayloopError("rayloop.model_not_deployed", model=model)
             epochs = {"writer": self._epoch, "epoch": current.epoch if epoch is None else epoch}
@@ -279,12 +293,12 @@ class ServeConfigWriter:
         }
         client = serve_details.connect_serve_api(self._settings)
         client.deploy_applications(config | {"applications": list(apps.values())})
-        self._written = {name: app for name, app in apps.items() if _writer_epoch(app) == self._epoch}
+        self._written = {name: app for name, app in apps.items() if writer_epoch(app) == self._epoch}
 
     def _overwritten(self, apps: Applications) -> Applications:
         """What this writer wrote, of the applications that an earlier one has overwritten since."""
         written = self._written.items()
-        return {name: app for name, app in written if name in apps and _writer_epoch(apps[name]) < self._epoch}
+        return {name: app for name, app in written if name in apps and writer_epoch(apps[name]) < self._epoch}
 
     async def _watch(self) -> None:
         while True:
@@ -313,7 +327,7 @@ class ServeConfigWriter:
         app = serve_schema.model_app_name(model)
         await self._wait_until_running(app, deadline)
         details = await self._details()
-        config = _server_config(serve_details.declared_applications(details), model)
+        config = server_config(serve_details.declared_applications(details), model)
         if config is None:
             raise RayloopError("rayloop.model_not_deployed", model=model)
         replicas = len(serve_details.running_replicas(details, app))
@@ -359,38 +373,10 @@ class ServeConfigWriter:
                 raise RayloopError("rayloop.deployment_late", app=app, status=status, message=message, limit_s=limit_s)
             await asyncio.sleep(_POLL_S)
 
-    def _application(self, name: str, route: str | None, module: str, deployment: dict[str, Any]) -> dict[str, Any]:
-        return {
-            "name": name,
-            "route_prefix": route,
-            "import_path": f"{module}:build",
-            "args": {},
-            "runtime_env": _runtime_env(self._settings),
-            # The prediction log already has every prediction; Serve would still create a record of each and drop it.
-            "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
-            "deployments": [deployment],
-        }
-
 
 def _proxy_location(settings: Settings) -> str:
     """Where Serve's proxies run: others than the head's are of no use when only their own machine reaches them."""
     return "HeadOnly" if settings.serve_host in ("127.0.0.1", "localhost", "::1") else "EveryNode"
-
-
-_FRONT: dict[str, Any] = {"name": "Front", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}
-
-
-def _deployment(name: str, replicas: int, cpus: float, config: Frozen) -> dict[str, Any]:
-    return {
-        "name": name,
-        "num_replicas": replicas,
-        "max_queued_requests": serve_schema.MAX_QUEUED_REQUESTS,
-        # A replica that leaves may finish what it has; without requests in progress it does not wait.
-        "graceful_shutdown_timeout_s": serve_schema.REQUEST_TIMEOUT_S + _SHUTDOWN_MARGIN_S,
-        "backpressure_config": {"status_code": 503, "retry_after_s": serve_schema.RETRY_AFTER_S},
-        "ray_actor_options": {"num_cpus": cpus},
-        "user_config": config.model_dump(mode="json"),
-    }
 
 
 def _runtime_env(settings: Settings) -> dict[str, Any]:
@@ -398,37 +384,3 @@ def _runtime_env(settings: Settings) -> dict[str, Any]:
     current = ray.get_runtime_context().runtime_env
     code = {key: current[key] for key in ("working_dir", "py_modules") if current.get(key)}
     return code | {"env_vars": settings.environment()}
-
-
-def _challengers(apps: Applications, model: str) -> set[str]:
-    return {name for name in apps if name.startswith(serve_schema.challenger_prefix(model))}
-
-
-def _drop_challengers(apps: Applications, model: str, retained: Set[str] = frozenset()) -> None:
-    for name in _challengers(apps, model) - retained:
-        del apps[name]
-
-
-def _halted(config: ServerConfig, rollout: str) -> set[str]:
-    """Versions of a rollout that were halted."""
-    return {*config.halt.versions} if config.halt and config.halt.rollout == rollout else set()
-
-
-def _writer_epoch(app: dict[str, Any]) -> int:
-    """Epoch of the actor that wrote an application's configuration; 0 if it has none."""
-    configs = [deployment.get("user_config") or {} for deployment in app.get("deployments", [])]
-    return max((config.get("writer", 0) for config in configs), default=0)
-
-
-def _check_epoch(apps: Applications, model: str, epoch: int | None) -> ServerConfig | None:
-    """Return a model's configuration. Raises WriterReplaced when a newer controller has changed it."""
-    current = _server_config(apps, model)
-    if current is not None and epoch is not None and epoch < current.epoch:
-        writer = rollout_actor(model)
-        raise WriterReplaced("cluster.writer_replaced", writer=writer, epoch=epoch, newest=current.epoch)
-    return current
-
-
-def _server_config(apps: Applications, model: str) -> ServerConfig | None:
-    app = apps.get(serve_schema.model_app_name(model))
-    return ServerConfig.from_stored(app["deployments"][0]["user_config"]) if app else None

@@ -11,6 +11,7 @@ from cluster.errors import ClusterUnavailable, RayloopError
 from cluster.jobs import connect_dashboard
 from cluster.settings import Settings
 from cluster.values import Frozen
+from deployments.rollout.applications import Applications
 from deployments.serve_schema import model_app_name
 
 MODEL_DEPLOYMENT = "ModelServer"
@@ -18,9 +19,6 @@ MODEL_DEPLOYMENT = "ModelServer"
 _LEAVING = ("DELETING", "NOT_STARTED")
 _REQUEST_S = {"GET": 10.0, "PUT": 60.0}
 """Time limits of requests; the first PUT starts Serve."""
-
-Applications = dict[str, dict[str, Any]]
-"""Configurations of applications, by name."""
 
 
 class DeploymentStatus(Frozen):

@@ -14,7 +14,6 @@ import logging
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -192,8 +191,8 @@ class LogWriter:
         """Claim the log, then read what is in it: nothing is added by an earlier writer after that."""
         # A second cluster on the same stores has a log writer of its own.
         name = f"{log_writer_actor(self._model)}@{session_name()}"
-        take = partial(Claim.take, self._settings, name, self._holder)
-        self._claim = await in_thread(STORE_S, "the catalog", self._claim.renew if self._claim else take)
+        writer = (name, self._holder)
+        self._claim = await in_thread(STORE_S, "the catalog", Claim.take, self._settings, *writer, self._claim)
         self._tables = Tables(self._settings, self._claim)
         self._lost = await in_thread(_READ_S, "the log", LostRows, self._model, self._tables)
         self._batches = await in_thread(_READ_S, "the log", self._committed_batches) | self._batches

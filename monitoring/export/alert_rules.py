@@ -33,10 +33,10 @@ _WINDOW_START = "max by (model) (ray_rayloop_drift_window_start_seconds)"
 _WINDOW_START_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds offset 3d)"
 
 
-def _increase_expr(counter: str, within: str) -> str:
+def _increase_expr(counter: str, within: str, by: str = " by (model)") -> str:
     """Whether an event was counted recently. A counter starts with its first event, which ``increase`` misses."""
     first = f"({counter} unless {counter} offset {within})"
-    return f"sum by (model) ({first} or increase({counter}[{within}])) > 0"
+    return f"sum{by} ({first} or increase({counter}[{within}])) > 0"
 
 
 RULES = (
@@ -150,7 +150,7 @@ RULES = (
     ),
     AlertRule(
         name="RayloopNodeLost",
-        expr=_increase_expr("ray_node_failure_total", "10m").replace("sum by (model)", "sum"),
+        expr=_increase_expr("ray_node_failure_total", "10m", by=""),
         summary="A node left the cluster without being drained",
         runbook=_PLATFORM,
     ),
@@ -159,7 +159,7 @@ RULES = (
         expr="min by (ip) (ray_node_disk_free / (ray_node_disk_free + ray_node_disk_usage)) < 0.1",
         duration="5m",
         severity="critical",
-        summary="Node {{ $labels.ip }} has only {{ $value | humanizePercentage }} of its disk; Ray stops at 5%",
+        summary="Node {{ $labels.ip }} has {{ $value | humanizePercentage }} of its disk left; Ray stops at 5%",
         runbook=_PLATFORM,
     ),
     AlertRule(

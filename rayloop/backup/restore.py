@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -95,8 +94,7 @@ def _serve(settings: Settings, registry: Registry, champion: ModelVersion) -> st
         module = fetch_code(registry, champion, Path(folder))
         if not module:
             return "an earlier release deployed it, without its code; serve it with `rayloop deploy`"
-        python = "python" if settings.address else sys.executable
-        job = jobs.submit(settings, [python, "-m", "rayloop", _SERVE_COMMAND, module], folder)
+        job = jobs.submit(settings, jobs.rayloop_command(settings, _SERVE_COMMAND, module), folder)
         lines: list[str] = []
         if not jobs.follow(settings, job, lines.append):
             raise BackupError("backup.model_not_served", model=champion.model, job=job, log="".join(lines).strip())

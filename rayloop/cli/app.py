@@ -119,19 +119,23 @@ def node(
 @app.command()
 def backup(target: Annotated[str, typer.Argument(help="Empty folder, or URI such as s3://bucket/folder")]) -> None:
     """Copy everything that is stored: tables, versions, online state, keys, journals, reports."""
-    from rayloop.backup.create import create_backup
-    from rayloop.console import ProgressConsole
+    settings = load_settings()
+    if not submit_outside(settings, "backup", target):
+        from rayloop.backup.create import create_backup
+        from rayloop.console import ProgressConsole
 
-    create_backup(load_settings(), target, ProgressConsole())
+        create_backup(settings, target, ProgressConsole())
 
 
 @app.command()
 def restore(source: Annotated[str, typer.Argument(help="Folder or URI of a backup")]) -> None:
     """Restore a backup into empty stores, and serve the models again."""
-    from rayloop.backup.restore import restore_backup
-    from rayloop.console import ProgressConsole
+    settings = load_settings()
+    if not submit_outside(settings, "restore", source):
+        from rayloop.backup.restore import restore_backup
+        from rayloop.console import ProgressConsole
 
-    restore_backup(load_settings(), source, ProgressConsole())
+        restore_backup(settings, source, ProgressConsole())
 
 
 @app.command()

@@ -10,13 +10,13 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from threading import Thread
 from urllib.parse import urlsplit
 
 import ray
 
 from cluster import connection, local_cluster
 from cluster.errors import RayloopError
+from cluster.limits import start_thread
 from cluster.log_suppression import suppress_logs
 from cluster.registry import Registry
 from cluster.settings import Settings, hide_password
@@ -49,26 +49,12 @@ def run_checks(
         Whether all checks pass.
     """
     checks = checks or (_versions, _memory, _disk, _files, _mlflow, _tables, _online, _keys, _cluster)
-    outcomes = {check: _start(check, settings) for check in checks}
+    outcomes = {check: start_thread(check.__name__, check, settings) for check in checks}
     deadline = time.monotonic() + limit_s
     passed = [_passes(check.__name__.strip("_"), outcome, deadline, print_line) for check, outcome in outcomes.items()]
     if ray.is_initialized():
         passed += [_node_passes(probe, print_line) for probe in probe_nodes()]
     return all(passed)
-
-
-def _start(check: Callable[[Settings], str], settings: Settings) -> Future[str]:
-    """Run a check in a thread, which does not keep the process alive when the check hangs."""
-    outcome: Future[str] = Future()
-
-    def run() -> None:
-        try:
-            outcome.set_result(check(settings))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    Thread(target=run, daemon=True).start()
-    return outcome
 
 
 def _passes(name: str, outcome: Future[str], deadline: float, print_line: Callable[[str], None]) -> bool:

@@ -19,6 +19,7 @@ import psutil
 
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable, ProjectError
+from cluster.node.environment import node_environment
 from cluster.settings import Settings
 
 START_S = 180.0
@@ -83,7 +84,7 @@ def _environment(settings: Settings, head: bool) -> dict[str, str]:
     # The dashboard is the head's; actors that call it run on any node.
     dashboard = {"RAYLOOP_ADDRESS": f"http://{address}:{settings.dashboard_port}"}
     session = local_cluster.open_session(settings, f"{address}:{settings.gcs_port}" if head else "")
-    return local_cluster.node_environment(settings) | dashboard | session
+    return node_environment(settings) | dashboard | session
 
 
 def _run_node(settings: Settings, command: Sequence[str]) -> None:

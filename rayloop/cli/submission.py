@@ -124,9 +124,8 @@ def _submit(settings: Settings, arguments: list[str], folder: Path | None) -> No
     from rayloop.compatibility import require_compatible_cluster
 
     require_compatible_cluster(settings)
-    python = sys.executable if not settings.address else "python"
     variables = {COMMIT: current_commit(folder)} if folder else {}
-    job = jobs.submit(settings, [python, "-m", "rayloop", *arguments], folder, variables=variables)
+    job = jobs.submit(settings, jobs.rayloop_command(settings, *arguments), folder, variables=variables)
     typer.echo(f"Ray job {job} (dashboard: {settings.dashboard}/#/jobs/{job})")
     try:
         succeeded = jobs.follow(settings, job, lambda text: typer.echo(text, nl=False))

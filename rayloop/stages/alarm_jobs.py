@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -53,7 +52,7 @@ def _job_submitter(command: str, settings: Settings, location: Location, folder:
         # distinguishes two versions with one number, of which the first was deleted.
         run = Registry(settings).version(alarm.model, alarm.version).run_id
         name = f"{command}-{alarm.model}-v{alarm.version}-{run[:8]}-{ending}"
-        words = [sys.executable, "-m", "rayloop", command, location.module, *options, "--reason", alarm.reason]
+        words = jobs.rayloop_command(settings, command, location.module, *options, "--reason", alarm.reason)
         return jobs.submit(settings, words, folder, name, variables)
 
     return submit

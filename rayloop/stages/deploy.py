@@ -148,8 +148,7 @@ def _monitor(context: ProjectContext) -> ActorHandle[Any]:
 
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
-    for challenger in challengers:
-        store_code(context, challenger)
+    store_code(context, *challengers)
     actor = connect_controller(context.project.name, context.settings)
     return get_result(actor.start.remote(challengers, context.project.rollout, serving_options(context)))
 

@@ -19,19 +19,19 @@ _FILE = "project.zip"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
-def store_code(context: ProjectContext, version: ModelVersion) -> None:
-    """Store the project's folder with a version, unless the version has the same already."""
+def store_code(context: ProjectContext, *versions: ModelVersion) -> None:
+    """Store the project's folder with each version that does not have the same already."""
     archive = zip_folder(context.location.folder)
-    digest = hashlib.sha256(archive).hexdigest()
-    tags = context.registry.version(version.model, version.version).tags
-    if (tags.get(ARCHIVE_TAG), tags.get(MODULE_TAG)) == (digest, context.location.module):
-        return
+    digest, module = hashlib.sha256(archive).hexdigest(), context.location.module
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / _FILE
         path.write_bytes(archive)
-        context.registry.log_file(version, path, _ARTIFACT)
-    context.registry.set_tag(version, MODULE_TAG, context.location.module)
-    context.registry.set_tag(version, ARCHIVE_TAG, digest)
+        for version in versions:
+            tags = context.registry.version(version.model, version.version).tags
+            if (tags.get(ARCHIVE_TAG), tags.get(MODULE_TAG)) != (digest, module):
+                context.registry.log_file(version, path, _ARTIFACT)
+                context.registry.set_tag(version, MODULE_TAG, module)
+                context.registry.set_tag(version, ARCHIVE_TAG, digest)
 
 
 def fetch_code(registry: Registry, version: ModelVersion, folder: Path) -> str:

@@ -142,7 +142,7 @@ def test_every_worker_answers_callers_with_a_key(cluster: Cluster, key: str) -> 
             f"{worker.name} answers",
         )
         assert (status, answer["model_name"]) == (OK, "visits")
-        assert predict(cluster, worker, "rayloop_wrong", "nobody")[0] == UNAUTHORIZED
+        assert predict(cluster, worker, "rayloop_wrong", "stranger")[0] == UNAUTHORIZED
 
 
 def test_commands_work_from_a_host_outside(cluster: Cluster, key: str) -> None:

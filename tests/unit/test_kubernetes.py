@@ -21,7 +21,7 @@ from ray.dashboard.modules.reporter import healthz_agent
 from ray.serve._private.haproxy import HAProxyConfig
 
 import rayloop
-from cluster.local_cluster import cluster_environment
+from cluster.node.environment import local_environment
 from cluster.settings import Settings, load_settings
 from deployments.serve_schema import REQUEST_TIMEOUT_S
 from monitoring.export.alert_rules import render_rules
@@ -218,7 +218,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 @pytest.mark.usefixtures("clean_environment")
 @every_overlay
 def test_pods_have_the_variables_of_a_local_cluster(overlay: str) -> None:
-    local = {name: value for name, value in cluster_environment(Settings()).items() if name.startswith("RAY_")}
+    local = {name: value for name, value in local_environment(Settings()).items() if name.startswith("RAY_")}
     data = one(overlay, "ConfigMap", "rayloop-environment")["data"]
     ray = {name: value for name, value in data.items() if name.startswith("RAY_")}
     assert ray == {name: value for name, value in local.items() if name not in LOCAL_ONLY}

@@ -15,6 +15,7 @@ import pytest
 
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable, OutOfMemory, RayloopError
+from cluster.node.environment import local_environment
 from cluster.settings import Settings
 from tests.factories.errors import raises
 
@@ -78,7 +79,7 @@ def test_running_cluster_of_another_release_is_refused(
 
 
 def test_ports_of_replicas_are_disjoint_ranges_without_gaps(settings: Settings) -> None:
-    variables = local_cluster.cluster_environment(settings)
+    variables = local_environment(settings)
 
     def port(name: str) -> int:
         return int(variables[f"RAY_SERVE_{name}_PORT"]) - settings.replica_ports_from

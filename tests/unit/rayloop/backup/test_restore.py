@@ -42,22 +42,34 @@ def stores(tmp_path: Path) -> Settings:
     return settings
 
 
-def rayloop(settings: Settings, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own: one that opened LMDB would keep the wiped files."""
+def run(settings: Settings, function: str, folder: str) -> subprocess.CompletedProcess[str]:
+    """Call a function in a process of its own: one that opened LMDB would keep the wiped files."""
+    module, name = function.rsplit(".", 1)
+    script = f"""
+import sys
+from cluster.errors import BackupError
+from cluster.settings import Settings
+from rayloop.console import ProgressConsole
+from {module} import {name}
+try:
+    {name}(Settings(), {folder!r}, ProgressConsole())
+except BackupError as error:
+    sys.exit(error.code)
+"""
     environment = {**os.environ, **settings.environment(), "RAYLOOP_HOME": str(settings.home)}
-    command = [sys.executable, "-m", "rayloop", *words]
+    command = [sys.executable, "-c", script]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.long
 def test_wiped_stores_are_as_before(stores: Settings, tmp_path: Path) -> None:
     target = str(tmp_path / "backup")
-    saved = rayloop(stores, "backup", target)
+    saved = run(stores, "rayloop.backup.create.create_backup", target)
     assert saved.returncode == 0, saved.stderr
-    refused = rayloop(stores, "restore", target)
-    assert "[backup.stores_not_empty]" in refused.stderr
+    refused = run(stores, "rayloop.backup.restore.restore_backup", target)
+    assert refused.stderr.splitlines()[-1] == "backup.stores_not_empty"
     shutil.rmtree(stores.home)
-    restored = rayloop(stores, "restore", target)
+    restored = run(stores, "rayloop.backup.restore.restore_backup", target)
     assert restored.returncode == 0, restored.stderr
     assert Tables(stores).read("shop.events")["n"].to_pylist() == [1, 2]
     assert [key.name for key in KeyStore(stores.access_uri).read().values()] == ["me"]

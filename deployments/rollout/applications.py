@@ -1,0 +1,95 @@
+"""Applications of Serve as they are declared: rayloop's own, and what a declaration says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from typing import Any
+
+from cluster.errors import WriterReplaced
+from cluster.names import rollout_actor
+from cluster.values import Frozen
+from deployments import serve_schema
+from deployments.serve_schema import ServerConfig
+
+Applications = dict[str, dict[str, Any]]
+"""Configurations of applications, by name."""
+_SHUTDOWN_MARGIN_S = 15.0
+
+
+def application(
+    name: str, route: str | None, module: str, runtime_env: Mapping[str, Any], deployment: dict[str, Any]
+) -> dict[str, Any]:
+    """Declare an application of one deployment.
+
+    Args:
+        name: Its name.
+        route: Prefix of the paths that it answers; None: it is called by handle only.
+        module: Module with its entry point ``build``.
+        runtime_env: Ray's runtime environment of its replicas.
+        deployment: As ``deployment`` declares it.
+    """
+    return {
+        "name": name,
+        "route_prefix": route,
+        "import_path": f"{module}:build",
+        "args": {},
+        "runtime_env": runtime_env,
+        # The prediction log already has every prediction; Serve would still create a record of each and drop it.
+        "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
+        "deployments": [deployment],
+    }
+
+
+def deployment(name: str, replicas: int, cpus: float, config: Frozen) -> dict[str, Any]:
+    """Declare a deployment whose replicas get ``config`` as their ``user_config``."""
+    return {
+        "name": name,
+        "num_replicas": replicas,
+        "max_queued_requests": serve_schema.MAX_QUEUED_REQUESTS,
+        # A replica that leaves may finish what it has; without requests in progress it does not wait.
+        "graceful_shutdown_timeout_s": serve_schema.REQUEST_TIMEOUT_S + _SHUTDOWN_MARGIN_S,
+        "backpressure_config": {"status_code": 503, "retry_after_s": serve_schema.RETRY_AFTER_S},
+        "ray_actor_options": {"num_cpus": cpus},
+        "user_config": config.model_dump(mode="json"),
+    }
+
+
+def server_config(apps: Applications, model: str) -> ServerConfig | None:
+    """Return the configuration of a model's server; None when it is not declared."""
+    app = apps.get(serve_schema.model_app_name(model))
+    return ServerConfig.from_stored(app["deployments"][0]["user_config"]) if app else None
+
+
+def check_epoch(apps: Applications, model: str, epoch: int | None) -> ServerConfig | None:
+    """Return the configuration of a model's server, for a controller with an epoch, or a person, who has none.
+
+    Raises:
+        WriterReplaced: A newer controller has changed it.
+    """
+    current = server_config(apps, model)
+    if current is not None and epoch is not None and epoch < current.epoch:
+        writer = rollout_actor(model)
+        raise WriterReplaced("cluster.writer_replaced", writer=writer, epoch=epoch, newest=current.epoch)
+    return current
+
+
+def writer_epoch(app: Mapping[str, Any]) -> int:
+    """Return the epoch of the actor that wrote an application's configuration; 0 if it has none."""
+    configs = [each.get("user_config") or {} for each in app.get("deployments", [])]
+    return max((config.get("writer", 0) for config in configs), default=0)
+
+
+def challengers(apps: Applications, model: str) -> set[str]:
+    """Return the names of the applications of a model's challengers."""
+    return {name for name in apps if name.startswith(serve_schema.challenger_prefix(model))}
+
+
+def drop_challengers(apps: Applications, model: str, retained: Set[str] = frozenset()) -> None:
+    """Remove the applications of a model's challengers, but for those whose names are retained."""
+    for name in challengers(apps, model) - retained:
+        del apps[name]
+
+
+def halted_versions(config: ServerConfig, rollout: str) -> set[str]:
+    """Return the versions of a rollout that were halted."""
+    return {*config.halt.versions} if config.halt and config.halt.rollout == rollout else set()
