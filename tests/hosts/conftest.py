@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib.metadata import entry_points
+from pathlib import Path
 
 import pytest
 
 from tests.hosts.certificates import Authority
 from tests.hosts.host import Host
+from tests.hosts.launcher import AT_HOME, RUN_S, Cluster
 from tests.hosts.network import HostsUnavailable, Network
+from tests.hosts.remote_stores import RemoteStores
+
+PROJECT = Path(__file__).with_name("visits.py")
+SMALL = {"RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION": "0.02"}
+"""For a machine that holds all hosts."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,3 +70,72 @@ def _named(network: Network, name: str, authority: Authority) -> Host:
     host = network.hosts.get(name) or network.add(name)
     authority.trust(host)
     return host
+
+
+@pytest.fixture(scope="session")
+def stores(shared_network: Network, authority: Authority) -> RemoteStores:
+    pytest.importorskip("psycopg2")
+    pytest.importorskip("boto3")
+    if "rayloop" not in entry_points(group="mlflow.app").names:
+        pytest.skip("the installed package is older than MLflow's login: install it again")
+    return RemoteStores(shared_network, authority, "up")
+
+
+@pytest.fixture(scope="session")
+def arguments() -> Iterator[set[str]]:
+    """Argument lists of every process on the machine, hosts included, once a cluster runs."""
+    seen: set[str] = set()
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.2):
+            for path in Path("/proc").glob("[0-9]*/cmdline"):
+                with suppress(OSError):
+                    seen.add(path.read_text(errors="replace"))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield seen
+    ended.set()
+    thread.join()
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    shared_network: Network, authority: Authority, stores: RemoteStores, arguments: set[str]
+) -> Iterator[Cluster]:
+    client, head, *workers = (shared_network.add(f"up-{name}") for name in ("client", "head", "worker1", "worker2"))
+    for host in (client, head, *workers):
+        authority.trust(host)
+    stores.create_bucket(client)
+    cluster = Cluster(client, head, workers)
+    cluster.write_files({"RAYLOOP_SERVE_HOST": "0.0.0.0"} | SMALL | stores.variables())
+    yield cluster
+    for host in (client, *cluster.nodes, stores.postgres.host, stores.redis.host, stores.s3.host):
+        host.kill()
+
+
+@pytest.fixture(scope="session")
+def outputs(cluster: Cluster) -> list[str]:
+    """What the launcher printed, twice in a row."""
+    return [cluster.launch(), cluster.launch()]
+
+
+@pytest.fixture(scope="session")
+def served(cluster: Cluster, outputs: list[str]) -> list[str]:
+    """What Ray's own command printed when it ran the project, which is in a folder of the client."""
+    cluster.client.write("/root/project/visits.py", PROJECT.read_text())
+    submit = ("ray", "job", "submit", "--working-dir", "/root/project", "--")
+    environment = {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "token"}
+    command = ("python", "-m", "rayloop", "run", "visits.py")
+    run = cluster.client.run(*submit, *command, env=environment, timeout_s=RUN_S, check=False)
+    outputs.append(run.stdout + run.stderr)
+    assert run.returncode == 0, outputs[-1][-6000:]
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def key(cluster: Cluster, served: list[str]) -> str:
+    """A caller's key."""
+    create = (*AT_HOME, "ray", "exec", "ray-cluster.yaml", "python -m rayloop keys create caller --model visits")
+    return re.findall(r"^rayloop_\S+", cluster.client.run(*create, timeout_s=RUN_S).stdout, re.MULTILINE)[0]

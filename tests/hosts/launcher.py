@@ -16,6 +16,7 @@ from tests.hosts.host import ROOT, Host
 from tests.hosts.ssh import start_sshd
 
 FILE = ROOT / "ray-cluster-hosts.yaml"
+RUN_S = 900.0
 UP_S = 240.0
 NODES_S = 240.0
 """Seconds until the workers have joined: the head's autoscaler logs in to them one after the other."""
@@ -57,6 +58,12 @@ class Cluster:
         assert up.returncode == 0, up.stdout + up.stderr + self.node_logs(self.head)
         self.await_nodes(self.nodes)
         return up.stdout + up.stderr
+
+    def boot(self, host: Host) -> None:
+        """Boot a host that is down, as a machine does whose service manager starts sshd and ``rayloop node``."""
+        host.boot()
+        start_sshd(host, [self.client])
+        host.run("bash", "-ic", "python -m rayloop node", timeout_s=UP_S)
 
     def await_nodes(self, hosts: Sequence[Host]) -> None:
         """Wait until these hosts, and no others, are nodes of the cluster."""
@@ -107,3 +114,25 @@ def hosts_config(head: str, workers: list[str]) -> dict[str, Any]:
     kept = [command for command in config["setup_commands"] if not command.startswith(_INSTALLS)]
     config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/venv", *kept]
     return config
+
+
+def infer_url(host: Host) -> str:
+    return f"http://{host.name}:{SERVE_PORT}/v2/models/visits/infer"
+
+
+def request_body(**fields: str) -> str:
+    """A request for one visit; without an ``id`` each call gets its own."""
+    inputs = [
+        {"name": "shop", "shape": [1], "datatype": "BYTES", "data": ["north"]},
+        {"name": "at", "shape": [1], "datatype": "BYTES", "data": ["2024-01-28T18:00:00Z"]},
+    ]
+    return json.dumps({"inputs": inputs} | fields)
+
+
+def predict(cluster: Cluster, host: Host, key: str, name: str) -> tuple[int, dict[str, Any]]:
+    """Ask a host's door from the client. Returns the HTTP status and the answer."""
+    command = ("curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--header", "@-")
+    command = (*command, infer_url(host), "--data", request_body(id=name))
+    answer = cluster.client.run(*command, input=f"Authorization: Bearer {key}\n", check=False).stdout
+    text, _, status = answer.rpartition("\n")
+    return int(status or 0), json.loads(text or "{}")

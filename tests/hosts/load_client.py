@@ -1,4 +1,4 @@
-"""Run an open load in a host: ``python -m tests.hosts.load_client PLAN`` prints a record per request."""
+"""Run an open load in a host: ``python -m tests.hosts.load_client FILE`` prints a record per request."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import signal
 import ssl
 import sys
 import time
+import uuid
+from pathlib import Path
 
 import aiohttp
 
@@ -31,7 +33,10 @@ class Load:
 
     def __init__(self, client: Host, plan: LoadPlan) -> None:
         self._plan = plan
-        self._process: Process = client.start("python", "-m", "tests.hosts.load_client", plan.to_json())
+        # Not an argument, which every user of the machine could read: headers may hold a key.
+        path = f"/srv/load-{uuid.uuid4().hex}.json"
+        client.write(path, plan.to_json())
+        self._process: Process = client.start("python", "-m", "tests.hosts.load_client", path)
 
     def wait_for(self, outcome: str, count: int = 10) -> None:
         """Wait until so many requests that are due from now on have ended with an outcome."""
@@ -96,4 +101,4 @@ def failure_kind(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(LoadPlan.from_json(sys.argv[1])))
+    asyncio.run(run(LoadPlan.from_json(Path(sys.argv[1]).read_text())))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from tests.hosts.certificates import CA, Authority
 from tests.hosts.host import Host
 from tests.hosts.network import Network
@@ -18,6 +21,7 @@ class RemoteStores:
     """PostgreSQL, Redis and S3, each with a password and over TLS."""
 
     def __init__(self, network: Network, authority: Authority, prefix: str) -> None:
+        self._authority = authority
         self.postgres = start_postgres(network.add(f"{prefix}-postgres"), authority)
         self.redis = start_redis(network.add(f"{prefix}-redis"), authority)
         self.s3 = start_s3(network.add(f"{prefix}-s3"), authority)
@@ -46,6 +50,15 @@ class RemoteStores:
             "AWS_CA_BUNDLE": CA,
             "SSL_CERT_FILE": CA,
         }
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stop PostgreSQL and Redis meanwhile; Redis is empty afterwards."""
+        self.redis.process.stop()
+        self.postgres.process.stop()
+        yield
+        self.redis = start_redis(self.redis.host, self._authority)
+        self.postgres = start_postgres(self.postgres.host, self._authority)
 
     def create_bucket(self, client: Host) -> None:
         client.run("python", "-c", _CREATE_BUCKET, env=self.variables())

@@ -32,8 +32,8 @@ class Store(NamedTuple):
 
 
 def start_redis(host: Host, authority: Authority) -> Store:
-    """Redis; what it holds ends with its process."""
-    program, password = _program("redis-server"), secrets.token_urlsafe()
+    """Redis; what it holds ends with its process. Started again on the same host, it has the same password."""
+    program, password = _program("redis-server"), _password(host, "/srv/redis.password")
     authority.equip(host)
     tls = f"tls-port {REDIS_PORT}\ntls-cert-file {CERTIFICATE}\ntls-key-file {KEY}\ntls-ca-cert-file {CA}\n"
     settings = f'port 0\n{tls}tls-auth-clients no\nrequirepass {password}\nsave ""\ndir /srv\n'
@@ -46,11 +46,9 @@ def start_redis(host: Host, authority: Authority) -> Store:
 def start_postgres(host: Host, authority: Authority) -> Store:
     """PostgreSQL with a database ``rayloop``; started again on the same host, it has its rows still."""
     initdb = _program("initdb", *_postgres_folders())
-    if host.path(_POSTGRES).exists():
-        password = host.path("/srv/postgres.password").read_text()
-    else:
-        password = secrets.token_urlsafe()
-        _create_postgres(host, authority, initdb, password)
+    password = _password(host, "/srv/postgres.password")
+    if not host.path(_POSTGRES).exists():
+        _create_postgres(host, authority, initdb)
     process = host.start(*_AS_POSTGRES, str(Path(initdb).with_name("postgres")), "-D", _POSTGRES)
     # Its port is open before it has recovered from a crash.
     host.wait_for(str(Path(initdb).with_name("pg_isready")), "--quiet", "--host", host.address, process=process)
@@ -58,9 +56,8 @@ def start_postgres(host: Host, authority: Authority) -> Store:
     return Store(host, process, url, "rayloop", password)
 
 
-def _create_postgres(host: Host, authority: Authority, initdb: str, password: str) -> None:
+def _create_postgres(host: Host, authority: Authority, initdb: str) -> None:
     authority.equip(host)
-    host.write("/srv/postgres.password", password)
     host.run("install", "-d", "-o", "postgres", "-m", "0700", _POSTGRES)
     for path in ("/srv/postgres.password", KEY):
         host.run("chown", "postgres", path)
@@ -91,6 +88,13 @@ def start_s3(host: Host, authority: Authority) -> Store:
     )
     host.wait_for_port(S3_PORT, process)
     return Store(host, process, f"https://{host.name}:{S3_PORT}", user, password)
+
+
+def _password(host: Host, path: str) -> str:
+    """The password in this file of the host, which is made when it is not there."""
+    if not host.path(path).exists():
+        host.write(path, secrets.token_urlsafe())
+    return host.path(path).read_text()
 
 
 def _postgres_folders() -> list[str]:

@@ -3,115 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from tests.factories.until import until
-from tests.hosts.certificates import Authority
-from tests.hosts.host import Host
-from tests.hosts.launcher import AT_HOME, MLFLOW_PORT, SERVE_PORT, Cluster
-from tests.hosts.network import Network
+from tests.hosts.launcher import MLFLOW_PORT, Cluster, predict
 from tests.hosts.remote_stores import RemoteStores
 
 pytestmark = pytest.mark.slow
 
-RUN_S = 900.0
-PROJECT = Path(__file__).with_name("visits.py")
 OK, UNAUTHORIZED = 200, 401
 VISIT = {"id": "new", "shop": "north", "spent": 11.5, "at": "2024-02-01T00:00:00Z", "known": "2024-02-01T00:01:00Z"}
-SMALL = {"RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION": "0.02"}
-"""For a machine that holds all hosts."""
-
-
-@pytest.fixture(scope="module")
-def stores(shared_network: Network, authority: Authority) -> RemoteStores:
-    pytest.importorskip("psycopg2")
-    pytest.importorskip("boto3")
-    if "rayloop" not in entry_points(group="mlflow.app").names:
-        pytest.skip("the installed package is older than MLflow's login: install it again")
-    return RemoteStores(shared_network, authority, "up")
-
-
-@pytest.fixture(scope="module")
-def arguments() -> Iterator[set[str]]:
-    """Argument lists of every process on the machine, hosts included, while this module's tests run."""
-    seen: set[str] = set()
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.2):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with suppress(OSError):
-                    seen.add(path.read_text(errors="replace"))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    yield seen
-    ended.set()
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def cluster(
-    shared_network: Network, authority: Authority, stores: RemoteStores, arguments: set[str]
-) -> Iterator[Cluster]:
-    client, head, *workers = (shared_network.add(f"up-{name}") for name in ("client", "head", "worker1", "worker2"))
-    for host in (client, head, *workers):
-        authority.trust(host)
-    stores.create_bucket(client)
-    cluster = Cluster(client, head, workers)
-    cluster.write_files({"RAYLOOP_SERVE_HOST": "0.0.0.0"} | SMALL | stores.variables())
-    yield cluster
-    for host in (client, *cluster.nodes, stores.postgres.host, stores.redis.host, stores.s3.host):
-        host.kill()
-
-
-@pytest.fixture(scope="module")
-def outputs(cluster: Cluster) -> list[str]:
-    """What the launcher printed, twice in a row."""
-    return [cluster.launch(), cluster.launch()]
-
-
-@pytest.fixture(scope="module")
-def served(cluster: Cluster, outputs: list[str]) -> list[str]:
-    """What Ray's own command printed when it ran the project, which is in a folder of the client."""
-    cluster.client.write("/root/project/visits.py", PROJECT.read_text())
-    submit = ("ray", "job", "submit", "--working-dir", "/root/project", "--")
-    environment = {"RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "token"}
-    command = ("python", "-m", "rayloop", "run", "visits.py")
-    run = cluster.client.run(*submit, *command, env=environment, timeout_s=RUN_S, check=False)
-    outputs.append(run.stdout + run.stderr)
-    assert run.returncode == 0, outputs[-1][-6000:]
-    return outputs
-
-
-@pytest.fixture(scope="module")
-def key(cluster: Cluster, served: list[str]) -> str:
-    """A caller's key."""
-    create = (*AT_HOME, "ray", "exec", "ray-cluster.yaml", "python -m rayloop keys create caller --model visits")
-    return re.findall(r"^rayloop_\S+", cluster.client.run(*create, timeout_s=RUN_S).stdout, re.MULTILINE)[0]
-
-
-def predict(cluster: Cluster, host: Host, key: str, name: str) -> tuple[int, dict[str, Any]]:
-    """Ask a host's door from the client. Returns the HTTP status and the answer."""
-    inputs = [
-        {"name": "shop", "shape": [1], "datatype": "BYTES", "data": ["north"]},
-        {"name": "at", "shape": [1], "datatype": "BYTES", "data": ["2024-01-28T18:00:00Z"]},
-    ]
-    url = f"http://{host.name}:{SERVE_PORT}/v2/models/visits/infer"
-    command = ("curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--header", "@-", url)
-    body = json.dumps({"id": name, "inputs": inputs})
-    answer = cluster.client.run(*command, "--data", body, input=f"Authorization: Bearer {key}\n", check=False).stdout
-    text, _, status = answer.rpartition("\n")
-    return int(status or 0), json.loads(text or "{}")
 
 
 def passes(cluster: Cluster, *words: str) -> str:
@@ -179,9 +82,8 @@ def test_nothing_is_stored_on_a_disk_of_the_cluster(cluster: Cluster, key: str) 
 def test_no_password_is_in_arguments_logs_or_output(
     cluster: Cluster, stores: RemoteStores, key: str, served: list[str], arguments: set[str]
 ) -> None:
-    stores.redis.process.stop()
-    stores.postgres.process.stop()
-    doctor = cluster.rayloop("doctor", check=False)
+    with stores.stopped():
+        doctor = cluster.rayloop("doctor", check=False)
     assert "FAIL  tables: " in doctor.stdout
     texts = {"arguments": "\n".join(arguments), "output": "\n".join([*served, doctor.stdout, doctor.stderr])}
     for host in cluster.nodes:
