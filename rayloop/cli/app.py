@@ -103,16 +103,18 @@ def down() -> None:
 
 @app.command(context_settings={"ignore_unknown_options": True})
 def node(
-    command: Annotated[list[str], typer.Argument(help="`ray start` with its options, after --")],
+    command: Annotated[list[str] | None, typer.Argument(help="`ray start` with its options, after --")] = None,
     supervise: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """Start a node of a cluster of several machines, and start it again whenever it ends; `rayloop down` stops it."""
+    """Start a node of a cluster of several machines, and start it again whenever it ends; `rayloop down` stops it.
+
+    Without a command the node starts as it was started last: after a reboot.
+    """
     from rayloop.cli import node_command
 
-    if supervise:
-        node_command.supervise_node(load_settings(), command)
-    else:
-        node_command.start_node(load_settings(), command)
+    start = node_command.supervise_node if supervise else node_command.start_node
+    start(load_settings(), command or [])
+    if not supervise:
         typer.echo("the node is up")
 
 

@@ -3,11 +3,16 @@
 Ray's launcher starts nodes and does not watch them. A raylet that was cut off for half a minute ends itself when it can
 reach the head again, and a head or a node whose raylet was killed stays down. The supervisor is a process of its own,
 which stays after the login that started it, and starts Ray again with the same variables and arguments.
+
+A head stores GCS's state on its disk: with it, nodes, actors and Serve's applications are there again when the head is.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -36,20 +41,22 @@ def start_node(settings: Settings, command: Sequence[str]) -> None:
 
     Args:
         settings: Home and stores of the node.
-        command: ``ray start`` with its options.
+        command: ``ray start`` with its options; empty: as this machine's node was started last.
 
     Raises:
-        ProjectError: The command is another one.
+        ProjectError: The command is another one, or no node was started here.
         ClusterUnavailable: The node does not start in time.
     """
-    if list(command[:2]) != ["ray", "start"]:
+    command = list(command) or _last_command(settings)
+    if command[:2] != ["ray", "start"]:
         raise ProjectError("project.not_a_node_command", command=" ".join(command))
     local_cluster.stop(settings)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _command_file(settings).write_text(json.dumps({"schema_version": 1, "command": command}))
     ready, log = settings.home / "node.ready", settings.home / "node.log"
     ready.unlink(missing_ok=True)
     supervise = [sys.executable, "-m", "rayloop", "node", "--supervise", "--", *command]
-    environment = _environment(settings, "--head" in command)
+    environment = node_variables(settings, command)
     with log.open("w") as out:
         supervisor = subprocess.Popen(
             supervise, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
@@ -76,15 +83,49 @@ def supervise_node(settings: Settings, command: Sequence[str]) -> None:
         time.sleep(RESTART_S)
 
 
-def _environment(settings: Settings, head: bool) -> dict[str, str]:
+def _command_file(settings: Settings) -> Path:
+    return settings.home / "node.json"
+
+
+def _last_command(settings: Settings) -> list[str]:
+    try:
+        return list(json.loads(_command_file(settings).read_text())["command"])
+    except FileNotFoundError as error:
+        raise ProjectError("project.not_a_node_command", command="") from error
+
+
+def node_variables(settings: Settings, command: Sequence[str]) -> dict[str, str]:
     """Variables of the node's processes, in a session of their own."""
     from ray.util import get_node_ip_address
 
-    address = get_node_ip_address() if head else os.environ["RAY_HEAD_IP"]
+    head = "--head" in command
+    address = get_node_ip_address() if head else _head_address(command)
     # The dashboard is the head's; actors that call it run on any node.
     dashboard = {"RAYLOOP_ADDRESS": f"http://{address}:{settings.dashboard_port}"}
     session = local_cluster.open_session(settings, f"{address}:{settings.gcs_port}" if head else "")
-    return node_environment(settings) | dashboard | session
+    # Without GCS a raylet ends itself after 60 s by default, and its replicas with it: it must outlast a head that is
+    # repaired.
+    patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "86400"}
+    return node_environment(settings) | dashboard | session | patience | (_gcs_store(settings) if head else {})
+
+
+def _head_address(command: Sequence[str]) -> str:
+    """The host of ``--address``, which is one word or two."""
+    words = " ".join(command).replace("--address=", "--address ").split()
+    return words[words.index("--address") + 1].rpartition(":")[0]
+
+
+def _gcs_store(settings: Settings) -> dict[str, str]:
+    """Variables with which GCS stores its state, if Redis does not. What another release stored is removed."""
+    if "RAY_REDIS_ADDRESS" in os.environ:
+        return {}
+    release = f"ray-{importlib.metadata.version('ray')}-layout-{local_cluster.LAYOUT}"
+    stores = settings.home / "gcs"
+    for other in stores.glob("*"):
+        if other.name != release:
+            shutil.rmtree(other)
+    (stores / release).mkdir(parents=True, exist_ok=True)
+    return {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(stores / release)}
 
 
 def _run_node(settings: Settings, command: Sequence[str]) -> None:

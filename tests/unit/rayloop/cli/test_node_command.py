@@ -33,6 +33,8 @@ NODE = """#!/bin/sh
 echo "$@" >>{folder}/calls
 [ ! -e {folder}/hangs ] || exec sleep 60
 {folder}/raylet 60 &
+# As Ray's own command, it reports the start of a raylet that is there: between fork and exec it has another name.
+until read -r name </proc/$!/comm && [ "$name" = raylet ]; do :; done
 echo "Ray runtime started."
 wait
 [ ! -e {folder}/lives-on ] || exec sleep 60
@@ -121,3 +123,30 @@ def test_stop_ends_the_supervisor_with_its_node(start: Callable[..., Node]) -> N
 def test_command_that_starts_no_node_is_refused(tmp_path: Path) -> None:
     with raises(ProjectError, "project.not_a_node_command", command="ray stop"):
         node_command.start_node(Settings(home=tmp_path / "home"), ["ray", "stop"])
+
+
+def test_node_that_was_never_started_has_no_last_command(tmp_path: Path) -> None:
+    with raises(ProjectError, "project.not_a_node_command", command=""):
+        node_command.start_node(Settings(home=tmp_path / "home"), [])
+
+
+@pytest.mark.parametrize("words", [["--address=10.0.0.5:6379"], ["--address", "10.0.0.5:6379"]])
+def test_worker_finds_the_dashboard_where_its_head_is(tmp_path: Path, words: list[str]) -> None:
+    environment = node_command.node_variables(Settings(home=tmp_path), ["ray", "start", *words])
+    assert environment["RAYLOOP_ADDRESS"] == "http://10.0.0.5:8265"
+    assert "RAY_gcs_storage" not in environment
+
+
+def test_head_keeps_the_state_of_this_release_and_removes_that_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_REDIS_ADDRESS", raising=False)
+    head = ["ray", "start", "--head"]
+    store = Path(node_command.node_variables(Settings(home=tmp_path), head)["RAY_gcs_storage_path"])
+    (store / "session_name").write_text("session")
+    (store.parent / "ray-1.0-layout-1").mkdir()
+    assert node_command.node_variables(Settings(home=tmp_path), head)["RAY_gcs_storage"] == "rocksdb"
+    assert [path.name for path in store.parent.iterdir()] == [store.name]
+    assert (store / "session_name").exists()
+    monkeypatch.setenv("RAY_REDIS_ADDRESS", "redis.internal:6379")
+    assert "RAY_gcs_storage" not in node_command.node_variables(Settings(home=tmp_path), head)
