@@ -35,7 +35,7 @@ from trainers.config import ModelSpec, TrainConfig
 from trainers.input_spec import InputSpec
 
 SPEC = ModelSpec(build="mlp", parameters={"hidden": (256, 128), "dropout": 0.2})
-CONFIG = TrainConfig(epochs=5, batch_size=2048, workers=1, checkpoint_epochs=0)
+CONFIG = TrainConfig(epochs=5, batch_size=2048, workers=1, checkpoint_epochs=0, checkpoint_steps=0)
 
 ROUNDS = 3
 

@@ -86,6 +86,7 @@ class _Training:
         self._scorer = ScoringModule(self._module, spec.task, spec.inputs)
         self._timer = StageTimer(group.device)
         steps = spec.config.epochs * loader.steps
+        self._save_every = spec.config.checkpoint_interval(steps)
         self._step = Stepper(group.wrap(self._module), spec.config, loss, steps, group, self._timer)
         self._metric = metrics.primary_metric(spec.task)
         best, no_loss = BestWeights(self._metric.worst), torch.zeros((), device=group.device)
@@ -148,7 +149,7 @@ class _Training:
     def _run_steps(self, number: int) -> float:
         """Returns the mean loss of the epoch over all workers."""
         self._scorer.train()
-        state, every = self._state, self._spec.config.checkpoint_steps
+        state, every = self._state, self._save_every
         for batch in self._loader.epoch(number, state.at):
             self._timer.mark("data")
             state.loss += self._step(batch)

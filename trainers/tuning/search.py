@@ -170,7 +170,7 @@ def _plan_member(
     return TrialPlan(
         trial,
         model,
-        config.model_copy(update={"checkpoint_epochs": 1}),
+        config.model_copy(update={"checkpoint_epochs": 1, "checkpoint_steps": config.checkpoint_steps or 0}),
         checkpoints=f"{weights}/{number}",
         origin=f"{weights}/{parent}" if parent else "",
         pause_after=pause_after,

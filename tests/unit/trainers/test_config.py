@@ -88,6 +88,16 @@ def test_training_by_default_checkpoints_each_epoch_restarts_twice_and_keeps_its
     assert (config.checkpoint_epochs, config.restarts, config.min_workers) == (1, 2, 0)
 
 
+@pytest.mark.parametrize(
+    ("setting", "steps", "interval"),
+    [(None, 100, 4), (None, 10, 1), (0, 100, 0), (7, 100, 7), (None, 1_000_000, 40_000)],
+)
+def test_checkpoints_by_default_cost_at_most_a_twenty_fifth_of_the_steps(
+    setting: int | None, steps: int, interval: int
+) -> None:
+    assert TrainConfig(checkpoint_steps=setting).checkpoint_interval(steps) == interval
+
+
 def test_only_fsdp_with_fp16_is_refused() -> None:
     assert TrainConfig(strategy="fsdp", precision="bf16").strategy == "fsdp"
     assert TrainConfig(strategy="ddp", precision="fp16").precision == "fp16"
