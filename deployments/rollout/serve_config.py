@@ -112,7 +112,7 @@ class ServeConfigWriter:
         await in_thread(options.deadline_s, f"the bundle of {champion}", Scorer, champion, self._settings)
         log_writer = connect_log_writer(champion.model, self._settings)
         await within(options.deadline_s, "the log writer", log_writer.pid.remote())
-        environment = _runtime_env(self._settings)
+        environment = application_environment(self._settings)
 
         def change(apps: Applications) -> None:
             current = server_config(apps, champion.model)
@@ -161,7 +161,7 @@ class ServeConfigWriter:
         name = serve_schema.challenger_app_name(challenger.model, rollout, challenger.version)
         config = ChallengerConfig(challenger=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
         replica = deployment(_CHALLENGER, 1, options.challenger_cpus, config)
-        environment = _runtime_env(self._settings)
+        environment = application_environment(self._settings)
 
         def change(apps: Applications) -> None:
             check_epoch(apps, challenger.model, epoch)
@@ -379,7 +379,7 @@ def _proxy_location(settings: Settings) -> str:
     return "HeadOnly" if settings.serve_host in ("127.0.0.1", "localhost", "::1") else "EveryNode"
 
 
-def _runtime_env(settings: Settings) -> dict[str, Any]:
+def application_environment(settings: Settings) -> dict[str, Any]:
     """The settings, and rayloop itself if the job brought it because it is not installed."""
     current = ray.get_runtime_context().runtime_env
     code = {key: current[key] for key in ("working_dir", "py_modules") if current.get(key)}

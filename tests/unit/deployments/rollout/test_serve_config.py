@@ -61,7 +61,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     monkeypatch.setattr(serve_config, "take_epoch", serve.take_epoch)
     monkeypatch.setattr(serve_config, "is_newest", lambda actor, epoch: epoch == serve.newest)
     monkeypatch.setattr(serve_config, "end_actor", lambda: serve.ended.append(None))
-    monkeypatch.setattr(serve_config, "_runtime_env", lambda settings: {})
+    monkeypatch.setattr(serve_config, "application_environment", lambda settings: {})
     return serve
 
 
