@@ -36,7 +36,8 @@ class Host:
         self, name: str, number: int, switch: int, folder: Path, disk_mb: int | None = None, own_clock: bool = False
     ) -> None:
         self.name, self.address = name, f"10.77.0.{number}"
-        self._switch, self._folder, self._own_clock = switch, folder / name, own_clock
+        self._switch, self._folder = switch, folder / name
+        self.disk_mb, self.own_clock = disk_mb, own_clock
         self._boot = {
             "NAME": name,
             "ADDRESS": self.address,
@@ -138,7 +139,7 @@ class Host:
 
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock ``seconds`` ahead of the machine's, or behind it; the monotonic clock stays."""
-        if self._own_clock:
+        if self.own_clock:
             self.path(CLOCK).write_text(f"{seconds:+f}")
 
     def run(
@@ -188,7 +189,7 @@ class Host:
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
-        if self._own_clock:
+        if self.own_clock:
             variables |= {
                 "LD_PRELOAD": str(FAKETIME),
                 "FAKETIME_TIMESTAMP_FILE": CLOCK,

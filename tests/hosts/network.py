@@ -111,15 +111,19 @@ class Network:
 
     def cut(self, sources: Iterable[Host], targets: Iterable[Host]) -> None:
         """Drop what ``sources`` send to ``targets``; the other direction stays."""
-        targets = list(targets)
-        pairs = [f"{source.address} . {target.address}" for source in sources for target in targets]
-        self._nft(f"add element bridge faults cut {{ {', '.join(pairs)} }}")
+        self._nft(f"add element bridge faults cut {{ {_pairs(sources, targets)} }}")
 
     def partition(self, left: Iterable[Host], right: Iterable[Host]) -> None:
         """Drop what passes between the two sides."""
         left, right = list(left), list(right)
         self.cut(left, right)
         self.cut(right, left)
+
+    def reconnect(self, left: Iterable[Host], right: Iterable[Host]) -> None:
+        """End the partition between two sides; others stay."""
+        left, right = list(left), list(right)
+        for pairs in (_pairs(left, right), _pairs(right, left)):
+            self._nft(f"delete element bridge faults cut {{ {pairs} }}")
 
     def heal(self) -> None:
         """End every partition."""
@@ -138,6 +142,11 @@ class Network:
 
     def _nft(self, command: str) -> None:
         subprocess.run(["nsenter", f"--net=/proc/{self._switch.pid}/ns/net", "nft", command], check=True)
+
+
+def _pairs(sources: Iterable[Host], targets: Iterable[Host]) -> str:
+    targets = list(targets)
+    return ", ".join(f"{source.address} . {target.address}" for source in sources for target in targets)
 
 
 def remove_leftovers() -> list[Path]:

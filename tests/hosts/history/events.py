@@ -83,7 +83,8 @@ class PredictionRow(NamedTuple):
     batch: str
     key: str
     rollout: str | None
-    share: float | None
+    share: float
+    """Of each challenger; 0 without a rollout."""
     forced: bool
     assigned: str
     """Variant by the split."""

@@ -2,7 +2,7 @@
 
 A split is monotone: as a rollout's share grows, keys move to the challenger only, and its end moves all of them at
 once. A replica that was cut off lags behind, so that properties of keys compare shares, which each row of the log has,
-and not times. Only hashing is the product's.
+and not times. Only hashing is the product's, and only ``misplaced_keys`` and ``unlogged_answers`` need it.
 """
 
 from __future__ import annotations
@@ -41,10 +41,9 @@ def answers_by_row(history: History) -> Iterator[str]:
 
 
 def _same_answer(request: Request, row: PredictionRow) -> bool:
-    if None in (request.score, row.score):
-        same_score = request.score == row.score
-    else:
-        same_score = math.isclose(request.score or 0.0, row.score or 0.0, rel_tol=_SAME_SCORE, abs_tol=_SAME_SCORE)
+    if request.score is None or row.score is None:
+        return False
+    same_score = math.isclose(request.score, row.score, rel_tol=_SAME_SCORE, abs_tol=_SAME_SCORE)
     return same_score and (request.version, request.variant) == (row.version, row.variant)
 
 
@@ -67,29 +66,33 @@ def _wrong_variant(row: PredictionRow, starts: dict[str, Entry], champions: set[
 
 
 def moved_keys(history: History) -> Iterator[str]:
-    """Within a rollout a key stays with its challenger as the share grows, and is where its hash puts it."""
+    """Within a rollout a key stays with its challenger as the share grows, for as long as that is on trial."""
+    left = _left(history)
+    smallest: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    rows = [row for row in history.rows if row.rollout is not None and not row.forced]
+    for row in rows:
+        shares = smallest[row.rollout or "", row.key]
+        if row.challenger is not None:
+            shares[row.challenger] = min(row.share, shares.get(row.challenger, math.inf))
+    for row in rows:
+        for version, share in smallest[row.rollout or "", row.key].items():
+            if version != row.challenger and share <= row.share and version not in left[row.rollout or ""]:
+                yield f"row {row.id}: key {row.key} is not version {version}'s any more, at a share of {row.share}"
+
+
+def misplaced_keys(history: History) -> Iterator[str]:
+    """A share is one that the journal had before, and a key goes where its hash puts it."""
     starts, shares, left = _starts(history), _shares(history), _left(history)
-    by_key: dict[tuple[str, str], list[PredictionRow]] = defaultdict(list)
     for row in history.rows:
-        if row.rollout in starts and not row.forced:
-            by_key[row.rollout or "", row.key].append(row)
-    for (rollout, key), rows in by_key.items():
-        challengers = starts[rollout].challengers
-        for row in rows:
-            if not any(math.isclose(row.share or 0.0, share) for share in shares[rollout]):
-                yield f"row {row.id}: the journal of {rollout} has no share {row.share}"
-            owners = [v for v in challengers if in_slice(rollout, key, v, challengers, row.share or 0.0)]
-            may_be_left = not owners or {*owners} & left[rollout]
-            if row.challenger not in owners and not (row.challenger is None and may_be_left):
-                yield f"row {row.id}: key {key} is {row.challenger or 'the champion'}'s at {row.share}"
-        smallest: dict[str, float] = {}
-        for row in rows:
-            if row.challenger is not None:
-                smallest[row.challenger] = min(row.share or 0.0, smallest.get(row.challenger, math.inf))
-        for row in rows:
-            before = [v for v, share in smallest.items() if share <= (row.share or 0.0) and v not in left[rollout]]
-            if any(version != row.challenger for version in before):
-                yield f"row {row.id}: key {key} left challenger {before} at a share of {row.share}"
+        if row.rollout not in starts or row.forced:
+            continue
+        challengers = starts[row.rollout].challengers
+        if not any(math.isclose(row.share, share) for share in shares[row.rollout]):
+            yield f"row {row.id}: the journal of {row.rollout} has no share {row.share}"
+        owners = [v for v in challengers if in_slice(row.rollout, row.key, v, challengers, row.share)]
+        gone = row.challenger is None and (not owners or {*owners} & left[row.rollout])
+        if row.challenger not in owners and not gone:
+            yield f"row {row.id}: key {row.key} goes to {row.challenger or 'the champion'}, and not to {owners}"
 
 
 def unlogged_answers(history: History) -> Iterator[str]:
@@ -118,7 +121,7 @@ def stale_splits(history: History) -> Iterator[str]:
     first_seen: dict[str, dict[int, float]] = defaultdict(dict)
     rows = []
     for row in history.rows:
-        place, request = order.get((row.rollout or "", row.share or 0.0)), requests.get(row.id)
+        place, request = order.get((row.rollout or "", row.share)), requests.get(row.id)
         if row.rollout is not None and place is not None and request is not None and request.outcome == OK:
             rows.append((row, place, request))
             seen = first_seen[row.rollout]
@@ -184,9 +187,10 @@ def _shares(history: History) -> dict[str, set[float]]:
 def _left(history: History) -> dict[str, set[str]]:
     """By rollout, challengers that went before its end, whose keys the champion got."""
     left: dict[str, set[str]] = defaultdict(set)
+    starts = _starts(history)
     for entry in history.journal:
         if entry.action == "drop":
             left[entry.rollout] |= {*entry.challengers}
-        if entry.action == "advance" and (start := _starts(history).get(entry.rollout)):
-            left[entry.rollout] |= {*start.challengers} - {*entry.challengers}
+        if entry.action == "advance" and entry.rollout in starts:
+            left[entry.rollout] |= {*starts[entry.rollout].challengers} - {*entry.challengers}
     return left
