@@ -321,6 +321,13 @@ PAIRS = (
         history(answer(1), answer(2, forced=True, **CHAMPION)),
         also=(HASH,),
     ),
+    Pair(
+        "keys keep their variant",
+        "moved from a challenger that is on trial",
+        two_challengers(answer(1, SECOND, 0.25, **SECOND_ANSWERS), answer(2, SECOND, 0.25, **CHAMPION)),
+        two_challengers(answer(1, SECOND, 0.25, **SECOND_ANSWERS), answer(2, SECOND, 0.25, **CHAMPION), dropped=True),
+        also=(HASH,),
+    ),
     Pair(HASH, "moved by no split", history(answer(1, LATE, 1.0, logged_share=0.5)), history(answer(1, LATE, 1.0))),
     Pair(HASH, "share of no step", history(answer(1, share=0.7)), history(answer(1, share=0.5))),
     Pair(HASH, "share of nothing", history(answer(1, LATE, 0.0)), history(answer(1, LATE, 0.5))),
@@ -467,6 +474,12 @@ PAIRS = (
     ),
     Pair(
         "hosts are back",
+        "late, and then often",
+        history(answer(2, LATE, at=104.0 + BACK_S), faults=(Fault("kill", "worker1", 102.0, 103.0),)),
+        history(answer(4), answer(2, LATE, at=104.0 + BACK_S), faults=(Fault("kill", "worker1", 102.0, 103.0),)),
+    ),
+    Pair(
+        "hosts are back",
         "refuses in the end",
         history(answer(1), unanswered(2)),
         history(unanswered(1), answer(2)),
@@ -574,6 +587,14 @@ def test_corruptions_apply_to_many_histories() -> None:
     seeds = range(30)
     for corrupt, _ in CORRUPTIONS:
         assert sum(corrupt(simulate(seed), Random(seed)) is not None for seed in seeds) >= 5, corrupt
+
+
+def test_slices_of_two_challengers_are_apart_until_one_is_alone() -> None:
+    keys = [f"k{i}" for i in range(50)]
+    both = [[in_slice(ROLLOUT, key, version, TWO, 0.5) for version in TWO] for key in keys]
+    assert all(sum(owners) == 1 for owners in both)
+    # The slice of the second one goes on from the beginning of the circle.
+    assert all(in_slice(ROLLOUT, key, "3", TWO, 1.0) for key in keys)
 
 
 def test_history_is_the_same_after_json() -> None:
