@@ -9,6 +9,7 @@ import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable
+from random import Random
 from typing import NamedTuple
 
 from benchmarks.serving.plan import arrivals, quantile
@@ -30,10 +31,20 @@ class LoadPlan(NamedTuple):
     body: str = "{}"
     headers: dict[str, str] = {}  # noqa: RUF012 - a default that nothing changes
     authority: str = ""
+    keys: int = 0
+    """With so many routing keys, requests are predictions with a key and an id each; their answers are recorded."""
+    name: str = "load"
+    """The beginning of these ids."""
+    feedback_url: str = ""
+    """Where a label goes for each answered prediction; empty: none is sent."""
 
     def offsets(self) -> list[float]:
         """When each request is due, in seconds after the start."""
         return arrivals(self.rate, self.seconds, self.seed)
+
+    def prediction(self, number: int) -> tuple[str, str]:
+        """Return id and routing key of a request; keys are drawn, so that none is bound to one host's requests."""
+        return f"{self.name}-{number}", f"k{Random(f'{self.seed}:{number}').randrange(self.keys)}"
 
     def to_json(self) -> str:
         return json.dumps(self._asdict())
@@ -44,13 +55,19 @@ class LoadPlan(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One request: due, sent and ended when, and its outcome: a status, or a kind of failure."""
+    """One request: due, sent and ended when, and its outcome: a status, or a kind of failure.
+
+    Of an answered prediction also who answered what.
+    """
 
     number: int
     due: float
     sent: float
     ended: float
     outcome: str
+    version: str = ""
+    variant: str = ""
+    score: float | None = None
 
     @property
     def latency_s(self) -> float:
@@ -61,11 +78,25 @@ class Record(NamedTuple):
         return json.dumps(self)
 
 
+class LabelRecord(NamedTuple):
+    """The label of one prediction, sent once, and the outcome of that."""
+
+    number: int
+    value: float
+    sent: float
+    ended: float
+    outcome: str
+
+    def to_line(self) -> str:
+        return json.dumps({"label": self})
+
+
 class Account(NamedTuple):
     """What became of each planned request; ``missing`` ones have no record, because the client itself broke."""
 
     planned: int
     records: list[Record]
+    labels: tuple[LabelRecord, ...] = ()
 
     @classmethod
     def of_lines(cls, plan: LoadPlan, lines: Iterable[str]) -> Account:
@@ -81,7 +112,8 @@ class Account(NamedTuple):
         numbers = Counter(record.number for record in records)
         if wrong := [number for number, count in numbers.items() if count > 1 or not 0 <= number < planned]:
             raise ValueError(f"requests {wrong} have two records or no plan")
-        return cls(planned, records)
+        labels = tuple(LabelRecord(*value["label"]) for value in values if isinstance(value, dict))
+        return cls(planned, records, labels)
 
     @property
     def missing(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import signal
 import ssl
 import sys
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import aiohttp
 
+from deployments.http_messages import ROUTING_KEY_HEADER
 from tests.factories.until import until
 from tests.hosts.host import Host
-from tests.hosts.load import Account, LoadPlan, Record
+from tests.hosts.load import OK, Account, LabelRecord, LoadPlan, Record
 from tests.hosts.process import Process
 
 _KINDS = {
@@ -38,7 +40,7 @@ class Load:
         client.write(path, plan.to_json())
         self._process: Process = client.start("python", "-m", "tests.hosts.load_client", path)
 
-    def wait_for(self, outcome: str, count: int = 10) -> None:
+    def wait_for(self, outcome: str, count: int = 10, deadline_s: float = 60.0) -> None:
         """Wait until so many requests that are due from now on have ended with an outcome."""
         begin = time.monotonic()
 
@@ -47,7 +49,7 @@ class Load:
             records = Account.of_lines(self._plan, [line for line in lines if line.endswith("\n")]).records
             return sum(record.due >= begin and record.outcome == outcome for record in records) >= count
 
-        until(ended, f"{count} requests end with {outcome}", 60)
+        until(ended, f"{count} requests end with {outcome}", deadline_s)
 
     def finish(self, at_once: bool = True) -> Account:
         """End the load, or wait for its end; return its account once the last request has ended."""
@@ -79,14 +81,37 @@ async def run(plan: LoadPlan) -> None:
 
 async def _request(session: aiohttp.ClientSession, plan: LoadPlan, number: int, due: float) -> None:
     sent = time.monotonic()
+    body, headers = _prediction(plan, number) if plan.keys else (plan.body, {})
+    outcome, content = await _post(session, plan.url, body, headers)
+    ended = time.monotonic()
+    answer = _answer(content) if plan.keys and outcome == OK else ()
+    print(Record(number, due, sent, ended, outcome, *answer).to_line(), flush=True)
+    if plan.feedback_url and answer:
+        value, sent = float(number % 2), time.monotonic()
+        label = {"labels": [{"id": plan.prediction(number)[0], "label": value}]}
+        outcome, _ = await _post(session, plan.feedback_url, json.dumps(label), {})
+        print(LabelRecord(number, value, sent, time.monotonic(), outcome).to_line(), flush=True)
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: str, headers: dict[str, str]) -> tuple[str, bytes]:
+    """Return the outcome, and the answer's body."""
     try:
         # Not GET, which aiohttp repeats on its own when the server has closed an idle connection.
-        async with session.post(plan.url, data=plan.body) as response:
-            await response.read()
-            outcome = str(response.status)
+        async with session.post(url, data=body, headers=headers) as response:
+            return str(response.status), await response.read()
     except (aiohttp.ClientError, OSError) as error:
-        outcome = failure_kind(error)
-    print(Record(number, due, sent, time.monotonic(), outcome).to_line(), flush=True)
+        return failure_kind(error), b""
+
+
+def _prediction(plan: LoadPlan, number: int) -> tuple[str, dict[str, str]]:
+    id, key = plan.prediction(number)
+    return json.dumps(json.loads(plan.body) | {"id": id}), {ROUTING_KEY_HEADER: key}
+
+
+def _answer(content: bytes) -> tuple[str, str, float]:
+    """Version, variant and score of the answer to a prediction of one row."""
+    answer = json.loads(content)
+    return answer["model_version"], answer["parameters"]["variant"], float(answer["outputs"][0]["data"][0])
 
 
 def failure_kind(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -27,10 +28,30 @@ web.run_app(app, port=8000)
 """
 
 
-def start_server(server: Host) -> Process:
-    process = server.start("python", "-c", SERVER)
+def start_server(server: Host, program: str = SERVER) -> Process:
+    process = server.start("python", "-c", program)
     server.wait_for_port(PORT, process)
     return process
+
+
+MODEL = """
+from aiohttp import web
+labels = []
+async def infer(request):
+    body, key = await request.json(), request.headers["x-rayloop-key"]
+    answer = {"model_version": key, "parameters": {"variant": "champion"}, "id": body["id"]}
+    return web.json_response(answer | {"outputs": [{"data": [body["inputs"][0]]}]})
+async def feedback(request):
+    labels.extend((await request.json())["labels"])
+    return web.json_response({"accepted": 1}, status=200 if len(labels) % 10 else 503)
+async def received(request):
+    return web.json_response(labels)
+app = web.Application()
+app.router.add_post("/infer", infer)
+app.router.add_post("/feedback", feedback)
+app.router.add_get("/labels", received)
+web.run_app(app, port=8000)
+"""
 
 
 def start_load(client: Host, plan: LoadPlan = PLAN) -> Load:
@@ -109,3 +130,22 @@ def test_account_of_a_killed_client_shows_missing_requests(client: Host, server:
     client.kill()
     with pytest.raises(AssertionError):
         load.finish(at_once=False)
+
+
+def test_load_of_predictions_records_answers_and_sends_each_a_label(client: Host, server: Host) -> None:
+    start_server(server, MODEL)
+    url = f"http://server:{PORT}"
+    body = json.dumps({"inputs": [0.25]})
+    plan = PLAN._replace(
+        url=f"{url}/infer", body=body, keys=4, name="seed1", feedback_url=f"{url}/feedback", seconds=2.0, timeout_s=30.0
+    )
+    account = start_load(client, plan).finish(at_once=False)
+    assert [(r.version, r.variant, r.score) for r in account.records] == [
+        (plan.prediction(number)[1], "champion", 0.25) for number in range(account.planned)
+    ]
+    received = json.loads(client.run("curl", "--silent", f"{url}/labels").stdout)
+    assert len(account.labels) == len(received) == account.planned
+    assert {label["id"]: label["label"] for label in received} == {
+        plan.prediction(label.number)[0]: label.value for label in account.labels
+    }
+    assert {label.outcome for label in account.labels} == {"200", "503"}

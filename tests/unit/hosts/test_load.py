@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tests.hosts.load import Account, LoadPlan, Record
+from tests.hosts.load import Account, LabelRecord, LoadPlan, Record
 
 PLAN = LoadPlan("http://server", rate=2.0, seconds=10.0, seed=3)
 
@@ -65,3 +65,18 @@ def test_latency_counts_from_the_due_time_of_successes() -> None:
 def test_between_counts_requests_that_were_due_in_the_interval() -> None:
     part = account("200", "timeout", "503", "200").between(1.0, 3.0)
     assert (part.planned, part.missing, part.answered, part.failed) == (2, 0, {"503": 1}, {"timeout": 1})
+
+
+def test_account_has_answers_and_labels_of_predictions() -> None:
+    record = Record(0, 0.0, 0.0, 0.1, "200", "2", "challenger", 0.25)
+    label = LabelRecord(0, 1.0, 0.2, 0.3, "timeout")
+    load = Account.of_lines(PLAN, [record.to_line(), label.to_line(), "1"])
+    assert (load.records, load.labels, load.missing) == ([record], (label,), 0)
+
+
+def test_predictions_of_a_plan_have_ids_of_their_own_and_drawn_keys() -> None:
+    plan = PLAN._replace(keys=5, name="seed1")
+    predictions = [plan.prediction(number) for number in range(100)]
+    assert len({id for id, _ in predictions}) == 100
+    assert {key for _, key in predictions} == {f"k{i}" for i in range(5)}
+    assert predictions == [LoadPlan.from_json(plan.to_json()).prediction(number) for number in range(100)]
