@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from tests.hosts.history.events import Fault
@@ -66,6 +67,18 @@ class FaultInjector:
             lanes = [pool.submit(self._play_lane, lane, begin) for lane in schedule.lanes]
         for lane in lanes:
             lane.result()
+
+    @contextmanager
+    def playing(self, schedule: Schedule) -> Iterator[None]:
+        """Play a schedule while the block runs, and to its end; a block that fails interrupts it."""
+        with ThreadPoolExecutor(1) as pool:
+            played = pool.submit(self.play, schedule)
+            try:
+                yield
+            except BaseException:
+                self._closing.set()
+                raise
+            played.result()
 
     def _play_lane(self, lane: Sequence[PlannedFault], begin: float) -> None:
         for fault in lane:

@@ -44,6 +44,11 @@ class Schedule(NamedTuple):
 
     lanes: tuple[tuple[PlannedFault, ...], ...]
 
+    @property
+    def seconds(self) -> float:
+        """When the last fault is over, if none takes longer than planned."""
+        return max((fault.at + fault.duration for lane in self.lanes for fault in lane), default=0.0)
+
     def __str__(self) -> str:
         return " | ".join(", ".join(map(str, lane)) for lane in self.lanes)
 

@@ -143,6 +143,20 @@ def test_schedule_that_is_interrupted_ends_its_faults(
     assert small_server.answers(server)
 
 
+def test_schedule_that_plays_meanwhile_ends_with_the_block_that_fails(
+    network: Network, client: Host, server: Host, small_server: SmallServer
+) -> None:
+    def fail_meanwhile() -> None:
+        with injector.playing(Schedule(((PlannedFault(0.0, "partition", "faulty", 60.0),),))):
+            until(lambda: not small_server.answers(server), "the partition begins", 20)
+            raise LookupError
+
+    with FaultInjector(network, [client]) as injector:
+        with pytest.raises(LookupError):
+            fail_meanwhile()
+        assert small_server.answers(server)
+
+
 def test_fault_of_the_machine_itself_is_refused(network: Network, client: Host, server: Host) -> None:
     with FaultInjector(network, [client]) as injector:
         for kind in ("full-disk", "clock-ahead"):

@@ -48,7 +48,9 @@ def test_seeds_differ_and_reach_every_fault() -> None:
 def test_line_of_a_schedule_is_short() -> None:
     first, second = PlannedFault(3.0, "kill", "worker1", 20.5), PlannedFault(40.0, "freeze", "head", 12.0)
     line = "3s kill worker1 20.5s, 40s freeze head 12s | 5s stop postgres 60s"
-    assert str(Schedule(((first, second), (PlannedFault(5.0, "stop", "postgres", 60.0),)))) == line
+    schedule = Schedule(((first, second), (PlannedFault(5.0, "stop", "postgres", 60.0),)))
+    assert (str(schedule), schedule.seconds) == (line, 65.0)
+    assert Schedule(((),)).seconds == 0.0
 
 
 @pytest.mark.parametrize("line", ["3s kill worker1", "3s melt worker1 20s", "kill worker1", "3 kill worker1 20"])

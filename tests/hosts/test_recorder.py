@@ -1,0 +1,58 @@
+"""The recorder reads a client's stores as the client has them: over TLS, with what ``cluster.env`` says."""
+
+from __future__ import annotations
+
+import shlex
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.hosts.certificates import Authority
+from tests.hosts.history.check import check
+from tests.hosts.host import Host
+from tests.hosts.launcher import AT_HOME
+from tests.hosts.network import Network
+from tests.hosts.recorder import Recorder
+from tests.hosts.remote_stores import RemoteStores
+
+pytestmark = pytest.mark.slow
+
+WRITE = """
+from cluster.settings import load_settings
+from cluster.storage.tables import Tables
+from deployments.rollout import state_machine
+from deployments.rollout.journal import RolloutJournal
+from deployments.rollout_policy import RolloutPolicy
+from deployments.telemetry.prediction_log import prediction_rows
+from tests.factories.deployments.predictions import prediction_batch
+policy, tables = RolloutPolicy(steps=(0.5, 1.0)), Tables(load_settings())
+state = state_machine.begin("r", "visits", "1", ("2",), policy, 0.0)
+journal = RolloutJournal("visits", tables, 7)
+journal.record(state_machine.journal_entry(state, "start", 0.0, {}), policy)
+journal.record(state_machine.apply_command(state, "abort", "too slow", 1.0)[1], policy)
+for number, name in enumerate(("seed1-0", "seed2-0")):
+    rows = prediction_rows([prediction_batch(name, rollout=None, share=None)], f"replica:{number}")
+    tables.append("visits.predictions", rows, key=f"ledger:visits@session:3:{number}")
+"""
+
+
+def test_stores_are_read_from_the_client(network: Network, authority: Authority, client: Host) -> None:
+    pytest.importorskip("psycopg2")
+    pytest.importorskip("boto3")
+    stores = RemoteStores(network, authority, "rec")
+    stores.create_bucket(client)
+    lines = [f"{name}={shlex.quote(value)}\n" for name, value in stores.variables().items()]
+    client.write("/root/.rayloop/cluster.env", "".join(lines))
+    cluster: Any = SimpleNamespace(client=client)
+    recorder = Recorder(cluster, "")
+    assert recorder.read("seed1").journal == ()
+    client.run(*AT_HOME, "python", "-c", WRITE, env=stores.variables())
+    history = recorder.read("seed1")
+    assert [(entry.sequence, entry.epoch, entry.action) for entry in history.journal] == [
+        (1, 7, "start"),
+        (2, 7, "abort"),
+    ]
+    assert [row.id for row in history.rows] == ["seed1-0"]
+    assert [commit.epoch for commit in history.commits] == [7, 7, 3, 3]
+    assert {violation.rule for violation in check(history)} == {"aliases", "predictions counted"}
