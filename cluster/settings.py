@@ -93,6 +93,15 @@ class Settings(BaseSettings):
     door_certificate: str = ""
     """PEM file with the certificate chain and the key of the door; default: no TLS. New
     content is used within a second."""
+    door_peer_certificate: str = ""
+    """PEM file with the certificate chain and the key by which the doors of a cluster's hosts know each other. With it,
+    replicas listen on the loopback address, and doors encrypt what they send each other; default: they send to
+    replicas of other hosts without encryption."""
+    door_peer_authority: str = ""
+    """PEM file with the certificate of the authority that signs those of doors, and of nothing else; required with
+    ``door_peer_certificate``."""
+    door_peer_ports_from: int = Field(default=31500, ge=1024, le=64000)
+    """First of 1,000 ports at which the door takes what the doors of other hosts send to this host's replicas."""
     door_models: int = Field(default=32, ge=1, le=1000)
     """Models that the door can serve at once."""
     door_replicas: int = Field(default=32, ge=1, le=1000)
@@ -116,6 +125,11 @@ class Settings(BaseSettings):
         if self.door:
             return self.replica_ports_from + 1000, self.replica_ports_from + 1001
         return self.serve_port, self.grpc_port
+
+    @property
+    def replica_host(self) -> str:
+        """Address that replicas listen on."""
+        return "127.0.0.1" if self.door and self.door_peer_certificate else self.serve_host
 
     @property
     def door_folder(self) -> Path:

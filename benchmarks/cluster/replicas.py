@@ -40,8 +40,12 @@ class Loop:
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def listen(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> asyncio.Server:
-    """A server at a free port, which closes every connection that it has served, and itself with its loop."""
+async def listen(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> asyncio.Server:
+    """A server at a port, or a free one, which closes every connection that it has served, and itself with its loop."""
 
     async def serve_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -51,7 +55,7 @@ async def listen(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], A
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve_and_close, "127.0.0.1", 0, backlog=1024)
+    server = await asyncio.start_server(serve_and_close, host, port, backlog=1024)
     server.task = asyncio.create_task(server.serve_forever())  # type: ignore[attr-defined]
     return server
 
@@ -66,9 +70,9 @@ class FakeReplica:
         self.name, self.leaving, self.requests, self.in_progress = name, False, 0, 0
         self._writers: set[asyncio.StreamWriter] = set()
 
-    async def start(self) -> FakeReplica:
-        """Listen at a free port."""
-        self._server = await listen(self._serve)
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> FakeReplica:
+        """Listen at a port, 0 for a free one."""
+        self._server = await listen(self._serve, host, port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -144,7 +148,7 @@ class FakeServe:
         for route, replicas in routes.items():
             for protocol in ("HTTP", "gRPC"):
                 targets = [
-                    {"name": f"SERVE_REPLICA::{route}-{r.http.port}", "ip": t.host, "port": t.port}
+                    {"name": f"SERVE_REPLICA::{route}-{r.http.address}", "ip": t.host, "port": t.port}
                     for r in replicas
                     if (t := r.http if protocol == "HTTP" else r.grpc)
                 ]

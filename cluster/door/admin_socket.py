@@ -44,8 +44,8 @@ class AdminSocket:
 
     def held(self) -> Held:
         """Return what HAProxy holds. Raises OSError when it does not answer."""
-        states, requests = self._ask(SHOW_STATES), self._ask(SHOW_REQUESTS)
-        return parse_held(states, requests, self._ask(f"show map {self._map_file}"))
+        states, entries = self._ask(SHOW_STATES), self._ask(f"show map {self._map_file}")
+        return parse_held(states, entries, lambda: self._ask(SHOW_REQUESTS))
 
     def apply(self, commands: Sequence[str]) -> None:
         """Send commands.
@@ -59,19 +59,24 @@ class AdminSocket:
             if refusal := _refusal(self._ask(";".join(part))):
                 raise RayloopError("rayloop.door_refused", commands=list(part), answer=refusal)
 
-    def replace_certificate(self, file: str, content: str) -> None:
-        """Use a certificate for connections from now on; ``file`` is its name in the configuration.
+    def replace_certificate(self, file: str, content: str, kind: str = "cert") -> None:
+        """Use a certificate for connections from now on.
+
+        Args:
+            file: Its name in the configuration.
+            content: PEM.
+            kind: "cert" for chain and key, "ca-file" for an authority.
 
         Raises:
             RayloopError: HAProxy refuses it, and keeps the one it has.
             OSError: It does not answer.
         """
         lines = "\n".join(line for line in content.splitlines() if line)
-        answer = self._ask(f"set ssl cert {file} <<\n{lines}\n")
+        answer = self._ask(f"set ssl {kind} {file} <<\n{lines}\n")
         if "updated" in answer or "created" in answer:
-            answer = self._ask(f"commit ssl cert {file}")
+            answer = self._ask(f"commit ssl {kind} {file}")
         if "Success" not in answer:
-            self._ask(f"abort ssl cert {file}")
+            self._ask(f"abort ssl {kind} {file}")
             raise RayloopError("rayloop.certificate_refused", file=file, answer=answer.strip())
 
     def _ask(self, command: str) -> str:

@@ -37,10 +37,21 @@ class Target(Frozen):
 
 
 class Replica(Frozen):
-    """A replica that takes requests from outside."""
+    """A replica that takes requests from outside, at the addresses where this host's door reaches it."""
 
     http: Target
     grpc: Target | None = None
+    peer: bool = False
+    """Whether these are addresses of the door of its host, which takes them with TLS from doors only."""
+
+
+class PeerLink(Frozen):
+    """Where the doors of other hosts take what is for their replicas: each port of a replica has one there."""
+
+    offset: int
+    """What to add to the port of a replica."""
+    own_addresses: frozenset[str]
+    """Addresses of this host, whose replicas need no other door."""
 
 
 class Membership(Stored, stored_as="membership of the door"):
@@ -80,28 +91,37 @@ class Absences:
         return members
 
 
-def parse_serve_details(details: Mapping[str, Any], bound_to: str = "") -> Membership | None:
+def parse_serve_details(
+    details: Mapping[str, Any], bound_to: str = "", peers: PeerLink | None = None
+) -> Membership | None:
     """Read the answer of ``GET /api/serve/applications/``.
 
     Args:
         details: The answer.
         bound_to: Loopback address that replicas listen on; Serve lists the address of their node. Empty: they listen
             on that.
+        peers: How to reach replicas of other hosts; None: as those of this one.
 
     Returns:
         The members; None when no controller wrote it, which says nothing about the replicas.
     """
     if not details.get("controller_info", {}).get("actor_id"):
         return None
-    routes: dict[str, dict[str, dict[str, Target]]] = {
+
+    def locate(target: Mapping[str, Any]) -> tuple[Target, bool]:
+        host, port = target["ip"], target["port"]
+        if peers is not None and host not in peers.own_addresses:
+            return Target(host=host, port=port + peers.offset), True
+        return Target(host=bound_to or host, port=port), False
+
+    routes: dict[str, dict[str, dict[str, tuple[Target, bool]]]] = {
         app["route_prefix"]: {} for app in details["applications"].values() if app.get("route_prefix")
     }
     for group in details.get("target_groups", ()):
         if (targets := routes.get(group["route_prefix"])) is not None:
             for target in group["targets"]:
                 if target["name"].startswith(_REPLICA_NAME):
-                    address = Target(host=bound_to or target["ip"], port=target["port"])
-                    targets.setdefault(target["name"], {})[group["protocol"]] = address
+                    targets.setdefault(target["name"], {})[group["protocol"]] = locate(target)
     models = {match[1]: _replicas(targets.values()) for route, targets in routes.items() if (match := _model(route))}
     return Membership(root=_replicas(routes.get(ROOT_ROUTE, {}).values()), models=models)
 
@@ -110,6 +130,11 @@ def _model(route: str) -> re.Match[str] | None:
     return _MODEL_ROUTE.fullmatch(route)
 
 
-def _replicas(targets: Iterable[Mapping[str, Target]]) -> tuple[Replica, ...]:
-    found = [Replica(http=each["HTTP"], grpc=each.get("gRPC")) for each in targets if "HTTP" in each]
+def _replicas(targets: Iterable[Mapping[str, tuple[Target, bool]]]) -> tuple[Replica, ...]:
+    found = [
+        Replica(http=http, grpc=each["gRPC"][0] if "gRPC" in each else None, peer=peer)
+        for each in targets
+        if "HTTP" in each
+        for http, peer in [each["HTTP"]]
+    ]
     return tuple(sorted(found, key=lambda replica: (replica.http.host, replica.http.port)))

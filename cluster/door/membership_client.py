@@ -6,7 +6,8 @@ import json
 import threading
 import urllib.request
 
-from cluster.door.membership import Membership, parse_serve_details
+from cluster.door.membership import Membership, PeerLink, parse_serve_details
+from cluster.door.peers import peer_link
 from cluster.node.token import read_token
 from cluster.settings import Settings
 
@@ -27,7 +28,8 @@ class MembershipWatcher(threading.Thread):
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="membership", daemon=True)
         self._url = f"{settings.dashboard}/api/serve/applications/"
-        self._bound_to = _LOOPBACK.get(settings.serve_host, "")
+        self._bound_to = _LOOPBACK.get(settings.replica_host, "")
+        self._peers = peer_link(settings)
         self._listed: Membership | None = None
         self._stop = threading.Event()
 
@@ -39,7 +41,7 @@ class MembershipWatcher(threading.Thread):
         """Poll until ``stop``."""
         while not self._stop.wait(POLL_S):
             try:
-                listed = fetch_membership(self._url, self._bound_to)
+                listed = fetch_membership(self._url, self._bound_to, self._peers)
             except (OSError, ValueError, LookupError):
                 # The last answer stands: replicas serve without their controller.
                 continue
@@ -50,10 +52,10 @@ class MembershipWatcher(threading.Thread):
         self._stop.set()
 
 
-def fetch_membership(url: str, bound_to: str = "") -> Membership | None:
+def fetch_membership(url: str, bound_to: str = "", peers: PeerLink | None = None) -> Membership | None:
     """Ask Serve once. Raises OSError without an answer, ValueError or LookupError when it is not Serve's."""
     request = urllib.request.Request(
         url, headers={"Authorization": f"Bearer {token}"} if (token := read_token()) else {}
     )
     with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
-        return parse_serve_details(json.load(answer), bound_to)
+        return parse_serve_details(json.load(answer), bound_to, peers)

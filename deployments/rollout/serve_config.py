@@ -279,7 +279,7 @@ class ServeConfigWriter:
         change(apps)
         http_port, grpc_port = self._settings.proxy_ports
         defaults = {
-            "host": self._settings.serve_host,
+            "host": self._settings.replica_host,
             "port": http_port,
             "request_timeout_s": serve_schema.REQUEST_TIMEOUT_S,
         }

@@ -42,11 +42,11 @@ class _Servicer:
 
 
 @contextlib.contextmanager
-def grpc_replica(name: str) -> Iterator[Target]:
+def grpc_replica(name: str, address: str = "127.0.0.1:0") -> Iterator[Target]:
     """The address of a gRPC server that answers as a replica of that application does."""
     server = grpc.server(ThreadPoolExecutor(4))
     add_inference_service(_Servicer(name), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     server.start()
     try:
         yield Target(host="127.0.0.1", port=port)

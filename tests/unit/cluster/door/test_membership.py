@@ -15,7 +15,7 @@ from ray.serve.schema import (
 )
 from ray.serve.schema import Target as TargetOfServe
 
-from cluster.door.membership import ABSENT_S, Absences, Membership, Replica, Target, parse_serve_details
+from cluster.door.membership import ABSENT_S, Absences, Membership, PeerLink, Replica, Target, parse_serve_details
 
 CONTROLLER = ServeActorDetails(actor_id="1")
 
@@ -89,6 +89,17 @@ def test_replicas_that_listen_on_the_loopback_address_are_found_there() -> None:
     listed = details({"flights": "/v2/models/flights"}, [group("/v2/models/flights", "HTTP", 30001)])
     local = Replica(http=Target(host="127.0.0.1", port=30001))
     assert parse_serve_details(listed, "127.0.0.1") == Membership(models={"flights": (local,)})
+
+
+def test_replicas_of_other_hosts_are_found_at_their_doors() -> None:
+    routes = [group("/v2/models/flights", "HTTP", 30001), group("/v2/models/flights", "gRPC", 30501)]
+    listed = details({"flights": "/v2/models/flights"}, routes)
+    other = PeerLink(offset=1500, own_addresses=frozenset({"10.0.0.2"}))
+    remote = Replica(http=Target(host="10.0.0.1", port=31501), grpc=Target(host="10.0.0.1", port=32001), peer=True)
+    assert parse_serve_details(listed, "127.0.0.1", other) == Membership(models={"flights": (remote,)})
+    own = PeerLink(offset=1500, own_addresses=frozenset({"10.0.0.1"}))
+    local = Replica(http=Target(host="127.0.0.1", port=30001), grpc=Target(host="127.0.0.1", port=30501))
+    assert parse_serve_details(listed, "127.0.0.1", own) == Membership(models={"flights": (local,)})
 
 
 def test_details_without_a_controller_say_nothing() -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.door.config import UNUSED, DoorConfig, assign_pools, config_fingerprint, render_config, render_map
+from cluster.door.config import UNUSED
 from cluster.door.membership import ANY_MODEL, Membership, Replica, Target
-from cluster.door.slots import Held, Slot, State, plan_changes
+from cluster.door.slots import Held, Slot, State, parse_held, plan_changes
 
 MAP = "/models.map"
 POOLS, SLOTS = 3, 3
+"""Slots of each kind: for replicas that the door reaches itself, and for those behind doors of other hosts."""
 
 
 def replica(number: int) -> Replica:
     return Replica(
         http=Target(host=f"10.0.0.{number}", port=30000 + number),
         grpc=Target(host=f"10.0.0.{number}", port=40000 + number) if number % 3 else None,
+        peer=number > 9,
     )
 
 
@@ -24,8 +26,11 @@ class Simulated:
     """HAProxy as its admin socket shows it."""
 
     def __init__(self) -> None:
-        empty = Slot(State.FREE, Replica(http=UNUSED), 0, False)
-        self.slots = {(pool, number): empty for pool in range(POOLS) for number in range(SLOTS)}
+        self.slots = {
+            (pool, number): Slot(State.FREE, Replica(http=UNUSED, peer=number >= SLOTS), 0, False)
+            for pool in range(POOLS)
+            for number in range(2 * SLOTS)
+        }
         self.pools: dict[str, int] = {}
 
     @property
@@ -49,8 +54,9 @@ class Simulated:
                 target = Target(host=host, port=int(port))
                 http = target if name[0] == "m" else slot.replica.http
                 grpc = slot.replica.grpc if name[0] == "m" else None if target == UNUSED else target
-                assert slot.replica != Replica(http=http, grpc=grpc)
-                self.slots[key] = slot._replace(replica=Replica(http=http, grpc=grpc))
+                changed = slot.replica.model_copy(update={"http": http, "grpc": grpc})
+                assert slot.replica != changed
+                self.slots[key] = slot._replace(replica=changed)
             case ["add", "map", name, key, pool] if name == MAP:
                 assert key not in self.pools
                 self.pools[key] = int(pool)
@@ -76,11 +82,15 @@ class Simulated:
         return sorted((slot.replica for slot in slots), key=lambda r: r.http.port)
 
 
-replicas = st.lists(st.integers(1, 9).map(replica), max_size=SLOTS, unique=True).map(tuple)
+replicas = st.builds(
+    lambda own, others: tuple(map(replica, [*own, *others])),
+    st.lists(st.integers(1, 9), max_size=SLOTS, unique=True),
+    st.lists(st.integers(10, 18), max_size=SLOTS, unique=True),
+)
 memberships = st.builds(
     Membership, root=replicas, models=st.dictionaries(st.sampled_from(["a", "b", "c"]), replicas, max_size=POOLS)
 )
-slots = st.sets(st.tuples(st.integers(0, POOLS - 1), st.integers(0, SLOTS - 1)))
+slots = st.sets(st.tuples(st.integers(0, POOLS - 1), st.integers(0, 2 * SLOTS - 1)))
 
 
 @given(st.lists(st.tuples(memberships, slots), min_size=1, max_size=8))
@@ -145,22 +155,43 @@ def test_full_pool_leaves_replicas_and_models_out() -> None:
     assert changes.without_pool == ("c",)
 
 
-def test_configuration_holds_the_members_that_the_map_names(tmp_path) -> None:
-    config = DoorConfig(folder=tmp_path, http_fd=5, grpc_fd=6, metrics_port=9101, pools=POOLS, slots=SLOTS)
-    members = Membership(root=(replica(9),), models={"b": (replica(1), replica(2)), "a": ()})
-    pools = assign_pools(members.models, config)
-    assert render_map(pools, members) == f"a 1\nb 2\n{ANY_MODEL} 2\n"
-    text = render_config(config, members, pools)
-    backend = text.partition("backend m2\n")[2].partition("\n\n")[0]
-    assert "server r0 10.0.0.1:30001\n" in backend
-    assert "server r1 10.0.0.2:30002\n" in backend
-    assert backend.endswith("server r2 127.0.0.1:1 disabled")
-    assert "server r0 10.0.0.1:40001 track m2/r0" in text.partition("backend g2\n")[2]
-    assert "server r0 10.0.0.9:30009\n" in text.partition("backend m0\n")[2]
+def test_replicas_of_other_hosts_get_only_slots_with_tls() -> None:
+    haproxy = Simulated()
+    members = Membership(models={"a": tuple(map(replica, (1, 10, 11, 12, 13)))})
+    changes = plan_changes(haproxy.held, members, MAP)
+    haproxy.run(changes.commands)
+    held = {key: slot.replica for key, slot in haproxy.slots.items() if slot.state is State.TAKING}
+    assert held == {(1, 0): replica(1), (1, 3): replica(10), (1, 4): replica(11), (1, 5): replica(12)}
+    assert changes.without_slot == (replica(13),)
 
 
-def test_fingerprint_of_a_configuration_leaves_sockets_out(tmp_path) -> None:
-    config = DoorConfig(folder=tmp_path, http_fd=5, grpc_fd=6, metrics_port=9101)
-    other = config.model_copy(update={"http_fd": 7, "grpc_fd": 8})
-    assert config_fingerprint(config) == config_fingerprint(other)
-    assert config_fingerprint(config) != config_fingerprint(config.model_copy(update={"slots": 3}))
+STATES = """1
+# be_name srv_name srv_addr srv_op_state srv_admin_state srv_port srv_use_ssl
+peer_http replica 0.0.0.0 2 0 0 0
+m1 r0 10.0.0.1 2 0 30001 0
+m1 r1 10.0.0.2 2 8 31502 1
+m1 r2 127.0.0.1 0 5 1 1
+g1 r0 10.0.0.1 2 0 40001 0
+g1 r1 127.0.0.1 2 24 1 1
+g1 r2 127.0.0.1 0 5 1 1
+"""
+REQUESTS = "# pxname,svname,qcur,scur\nm1,r0,0,9\nm1,r1,1,2\nm1,r2,0,0\ng1,r0,0,0\ng1,r1,0,4\ng1,r2,0,0\n"
+
+
+def test_what_haproxy_holds_is_read_from_its_answers() -> None:
+    held = parse_held(STATES, "0x1 a 1\n", lambda: REQUESTS)
+    first = Replica(http=Target(host="10.0.0.1", port=30001), grpc=Target(host="10.0.0.1", port=40001))
+    assert held.slots == {
+        (1, 0): Slot(State.TAKING, first, 0, True),
+        (1, 1): Slot(State.DRAINING, Replica(http=Target(host="10.0.0.2", port=31502), peer=True), 7, True),
+        (1, 2): Slot(State.FREE, Replica(http=UNUSED, peer=True), 0, False),
+    }
+    assert held.pools == {"a": 1}
+    assert held.healthy == {first.http}
+
+
+def test_requests_are_asked_for_only_while_a_slot_drains() -> None:
+    def fail() -> str:
+        raise AssertionError
+
+    parse_held(STATES.replace(" 2 8 ", " 2 0 "), "", fail)

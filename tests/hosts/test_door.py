@@ -1,0 +1,154 @@
+"""Doors on several hosts: what passes between them is encrypted, and a host that is gone takes no requests with it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
+
+import pytest
+
+from benchmarks.cluster.replicas import MODEL
+from cluster.door.membership import Target
+from tests.factories.until import until
+from tests.hosts.certificates import CA, Authority
+from tests.hosts.door_hosts import GRPC_PORT, PEER_PORT, REPLICA_PORT, DoorHosts, door_hosts
+from tests.hosts.host import Host
+from tests.hosts.load import OK, LoadPlan
+from tests.hosts.load_client import Load
+from tests.hosts.network import Network
+
+MARKER = "a-payload-that-only-the-replica-may-read"
+OUT_S = 2.0
+"""Seconds after which a host that is gone gets no requests."""
+CALL = """
+import sys, grpc
+from deployments.protocol import inference_pb2 as pb
+authority = open(sys.argv[2], "rb").read()
+request = pb.ModelInferRequest(model_name=sys.argv[3], id=sys.argv[4])
+with grpc.secure_channel(sys.argv[1], grpc.ssl_channel_credentials(authority)) as channel:
+    call = channel.unary_unary(
+        "/inference.GRPCInferenceService/ModelInfer",
+        request_serializer=pb.ModelInferRequest.SerializeToString,
+        response_deserializer=pb.ModelInferResponse.FromString,
+    )
+    print(call(request, timeout=20).model_version)
+"""
+Build = Callable[..., AbstractContextManager[DoorHosts]]
+
+
+@pytest.fixture
+def build(network: Network, client: Host, authority: Authority) -> Build:
+    return partial(door_hosts, network, client, authority=authority)
+
+
+def send(doors: DoorHosts, host: Host, body: str) -> str:
+    """Send a request to a host's door. Returns its status."""
+    status = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "20")
+    return doors.client.run("curl", *status, "--cacert", CA, "--data", body, doors.url(host)).stdout
+
+
+def call(doors: DoorHosts, host: Host, text: str) -> str:
+    """Call the model through a host's door. Returns the name of the replica that answers."""
+    words = (f"{host.name}:{GRPC_PORT}", CA, MODEL, text)
+    return doors.client.run("python", "-c", CALL, *words).stdout.strip()
+
+
+@pytest.mark.parametrize("peers", [True, False], ids=["peers", "without"])
+def test_payload_passes_between_hosts_in_clear_only_without_peers(build: Build, peers: bool) -> None:
+    with build(["door1", "door2"], peers=peers) as doors:
+        near, far = doors.hosts
+        doors.start_replica(far)
+        doors.await_replicas(1)
+        captures = [host.start("python", "-m", "tests.hosts.capture", MARKER) for host in doors.hosts]
+        for capture in captures:
+            until(lambda capture=capture: "ready" in capture.output, "the capture runs", 20)
+        for host in (near, far):
+            for body in (MARKER, MARKER * 3000):
+                assert send(doors, host, body) == OK
+            assert call(doors, host, MARKER) == MODEL
+        if not peers:
+            for capture in captures:
+                until(lambda capture=capture: capture.output.count("found") >= 3, "the payload is seen", 20)
+        found = [capture.output.count("found") for capture in captures]
+        assert all(found) != peers, found
+
+
+def test_only_doors_reach_replicas_of_another_host(build: Build, client: Host) -> None:
+    with build(["door1", "door2"], peers=True) as doors:
+        far = doors.hosts[1]
+        doors.start_replica(far)
+        doors.await_replicas(1)
+        direct = client.run("bash", "-c", f"exec 3<>/dev/tcp/{far.name}/{REPLICA_PORT}", check=False)
+        assert "refused" in direct.stderr
+        url = f"https://{far.name}:{PEER_PORT}/-/healthz"
+        own = doors.hosts[0].path("/srv/tls/door.pem").read_text()
+        client.write("/srv/door.pem", own)
+        ask = ("curl", "--silent", "--cacert", CA, "--output", "/dev/null", "--write-out", "%{http_code}", url)
+        assert client.run(*ask, "--cert", "/srv/door.pem").stdout == OK
+        stranger = client.run(*ask, check=False)
+        assert (stranger.returncode != 0, stranger.stdout) == (True, "000")
+        # A port that no replica has ends without an answer: the door that sent the request may send it elsewhere.
+        other = (*ask[:-1], f"https://{far.name}:{PEER_PORT + 1}/-/healthz", "--cert", "/srv/door.pem")
+        assert client.run(*other, check=False).stdout == "000"
+
+
+def test_replica_that_drains_or_is_killed_leaves_doors_of_other_hosts(build: Build) -> None:
+    with build(["door1", "door2"], peers=True) as doors:
+        near, far = doors.hosts
+        processes = [doors.start_replica(far, number) for number in range(3)]
+        doors.await_replicas(3)
+        plan = LoadPlan(doors.url(near), rate=100.0, authority=CA, timeout_s=20.0)
+        load = Load(doors.client, plan)
+        load.wait_for(OK)
+        processes[0].send_signal(signal.SIGUSR1)
+        left = Target(host=far.address, port=PEER_PORT)
+        until(lambda: left not in doors.taking(near), "the one that drains leaves", 10)
+        processes[1].stop(signal.SIGKILL)
+        last = Target(host=far.address, port=PEER_PORT + 2)
+        until(lambda: doors.taking(near) == {last}, "the one that was killed leaves", 10)
+        load.wait_for(OK)
+        account = load.finish()
+        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
+
+
+def test_certificates_of_all_doors_are_replaced_without_a_lost_request(build: Build) -> None:
+    with build(["door1", "door2"], peers=True) as doors:
+        near, far = doors.hosts
+        doors.start_replica(far)
+        doors.await_replicas(1)
+        pids = doors.haproxies()
+        load = Load(doors.client, LoadPlan(doors.url(near), rate=100.0, authority=CA, timeout_s=20.0))
+        load.wait_for(OK)
+        for _ in range(4):
+            for host in doors.hosts:
+                content = doors.renew_certificate(host)
+                until(lambda each=host, pem=content: doors.uses_certificate(each, pem), "it is in use", 20)
+            load.wait_for(OK, 30)
+        account = load.finish()
+        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
+        assert doors.haproxies() == pids
+
+
+@pytest.mark.parametrize("peers", [True, False], ids=["peers", "without"])
+def test_killed_host_is_out_of_rotation_within_two_seconds(build: Build, peers: bool) -> None:
+    with build(["door1", "door2", "door3"], peers=peers) as doors:
+        door, killed, left = doors.hosts
+        for host in (killed, left):
+            doors.start_replica(host)
+        doors.await_replicas(2)
+        load = Load(doors.client, LoadPlan(doors.url(door), rate=200.0, authority=CA, timeout_s=20.0))
+        load.wait_for(OK, 100)
+        begin = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(killed.kill)
+            until(lambda: len(doors.taking(door)) == 1, "the killed host is out of rotation", 20)
+            out_s = time.monotonic() - begin
+        load.wait_for(OK, 100)
+        account = load.finish()
+        print(f"out after {out_s:.2f} s, slowest {account.latency_s(1.0):.2f} s, {account.answered}, {account.failed}")
+        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
+        assert out_s <= OUT_S
