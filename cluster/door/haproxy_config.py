@@ -20,10 +20,11 @@ from cluster.errors import RequestError
 from cluster.fingerprint import json_fingerprint
 
 GRPC_SERVICE = "/inference.GRPCInferenceService/"
-# A host that does not answer is out within two seconds: three checks, each with ``inter`` to connect. So is a replica
-# that refuses connections, or says that it leaves. One that is too busy to answer its check gets six seconds, because
-# all of a busy machine would be out at once.
-_CHECK = "check inter 300ms fastinter 100ms downinter 250ms fall 3 rise 1"
+# A replica that refuses connections, or says that it leaves, is out within a second or so; one that is too busy to
+# answer its check gets six seconds, because all of a busy machine would be out at once. ``inter`` is also what a check
+# has to connect: between doors, a handshake may have to wait while one of them replaces its certificate.
+_CHECK = "check inter 500ms fastinter 250ms downinter 250ms fall 3 rise 1"
+_PEER_CHECK = "inter 1s"
 # What has been sent to a host that is gone fails after that, and is sent once more, to another one. HAProxy ignores it
 # in `default-server`.
 _LOST = "tcp-ut 2s"
@@ -201,7 +202,7 @@ def _http_backend(pool: int, slots: list[Replica | None], config: DoorConfig) ->
         f"    default-server {_CHECK}",
     ]
     for number, replica in enumerate(slots):
-        peer = _peer_options(config) if number >= config.slots else f" {_OBSERVE}"
+        peer = f" {_PEER_CHECK}{_peer_options(config)}" if number >= config.slots else f" {_OBSERVE}"
         target, disabled = (replica.http, "") if replica else (UNUSED, " disabled")
         lines.append(f"    server r{number} {target.address} {_LOST}{peer}{disabled}")
     return "\n".join(lines)

@@ -8,7 +8,9 @@ not found yet still serve. A replica that Serve drains fails its check at once, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 
 from pydantic import Field
@@ -60,6 +62,12 @@ class Membership(Stored, stored_as="membership of the door"):
     root: tuple[Replica, ...] = ()
     """Those of the root application, which answers for paths outside of models."""
     models: Mapping[str, tuple[Replica, ...]] = Field(default_factory=dict)
+
+    def remote_targets(self) -> Iterator[Target]:
+        """Yield the HTTP addresses that are not of the loopback interface."""
+        for replica in (*self.root, *chain.from_iterable(self.models.values())):
+            if not ip_address(replica.http.host).is_loopback:
+                yield replica.http
 
 
 class Absences:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from enum import Enum
 from functools import lru_cache
 from operator import itemgetter
@@ -129,6 +129,13 @@ def plan_changes(held: Held, members: Membership, map_file: str) -> Changes:
             entries[ANY_MODEL] = min(answering)
     commands += _change_map(held.pools, entries, map_file)
     return Changes(commands, tuple(without_pool), tuple(without_slot))
+
+
+def mark_down(held: Held, hosts: Set[str]) -> Iterator[str]:
+    """Yield what takes the replicas of hosts that are gone out of rotation, until they pass a check again."""
+    for (pool, number), slot in held.slots.items():
+        if slot.state is not State.FREE and slot.healthy and slot.replica.http.host in hosts:
+            yield _set(pool, number, "health down")
 
 
 def _assign(held: Held, models: list[str]) -> tuple[dict[str, int], list[str]]:

@@ -25,12 +25,13 @@ from cluster.door.admin_socket import AdminSocket
 from cluster.door.certificates import Certificates
 from cluster.door.config import DoorConfig, assign_pools, render_map
 from cluster.door.haproxy_config import config_fingerprint, render_config
+from cluster.door.host_probe import HostProbe
 from cluster.door.listeners import open_listeners
 from cluster.door.membership import Absences, Membership
 from cluster.door.membership_client import MembershipWatcher
 from cluster.door.peers import peer_ports
 from cluster.door.process import WatchedProcess
-from cluster.door.slots import plan_changes
+from cluster.door.slots import mark_down, plan_changes
 from cluster.door.status import SUPERVISED, render_status_map, status_commands
 from cluster.errors import ClusterUnavailable, RayloopError
 from cluster.permissions import PRIVATE_UMASK
@@ -69,6 +70,7 @@ class Supervisor:
         config = self._config()
         self._admin = AdminSocket(config.admin_socket, config.map_file)
         self._watcher = MembershipWatcher(settings)
+        self._probe = HostProbe()
         self._haproxy: WatchedProcess | None = None
         self._standby: WatchedProcess | None = None
         self._started = 0.0
@@ -84,6 +86,7 @@ class Supervisor:
             ClusterUnavailable: HAProxy does not start.
         """
         self._watcher.start()
+        self._probe.start()
         try:
             self._adopt()
             while True:
@@ -95,6 +98,7 @@ class Supervisor:
             self._stop()
         finally:
             self._watcher.stop()
+            self._probe.stop()
 
     def _config(self) -> DoorConfig:
         numbers = [listener.fileno() for listener in self._listeners] or [0, 0]
@@ -226,7 +230,8 @@ class Supervisor:
                 _save_members(self._members_file, members)
         config = self._config()
         changes = plan_changes(held, self._members, str(config.map_file))
-        self._admin.apply(changes.commands)
+        self._admin.apply([*mark_down(held, self._probe.gone()), *changes.commands])
+        self._probe.watch(self._members.remote_targets())
         if self._listeners:
             self._write_config(config)
         if changes.without_pool or changes.without_slot:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cluster.door.config import UNUSED
 from cluster.door.membership import ANY_MODEL, Membership, Replica, Target
-from cluster.door.slots import Held, Slot, State, parse_held, plan_changes
+from cluster.door.slots import Held, Slot, State, mark_down, parse_held, plan_changes
 
 MAP = "/models.map"
 POOLS, SLOTS = 3, 3
@@ -195,3 +195,16 @@ def test_requests_are_asked_for_only_while_a_slot_drains() -> None:
         raise AssertionError
 
     parse_held(STATES.replace(" 2 8 ", " 2 0 "), "", fail)
+
+
+def test_replicas_of_hosts_that_are_gone_are_marked_down_once() -> None:
+    held = parse_held(STATES, "", lambda: REQUESTS)
+    assert list(mark_down(held, {"10.0.0.1"})) == ["set server m1/r0 health down"]
+    assert (
+        list(
+            mark_down(
+                parse_held(STATES.replace("m1 r0 10.0.0.1 2", "m1 r0 10.0.0.1 0"), "", lambda: REQUESTS), {"10.0.0.1"}
+            )
+        )
+        == []
+    )
