@@ -117,7 +117,10 @@ def unlogged_answers(history: History) -> Iterator[str]:
 def stale_splits(history: History) -> Iterator[str]:
     """Once a client has seen a share, no replica uses an earlier one for long, unless a fault keeps it away."""
     requests = {request.id: request for request in history.requests}
-    order = {(entry.rollout, entry.share): place for place, entry in enumerate(history.journal) if entry.share > 0.0}
+    order: dict[tuple[str, float], int] = {}
+    for place, entry in enumerate(history.journal):
+        # A remark may come late, and has the share of what it is about.
+        order.setdefault((entry.rollout, entry.share), place)
     first_seen: dict[str, dict[int, float]] = defaultdict(dict)
     rows = []
     for row in history.rows:

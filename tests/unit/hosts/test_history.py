@@ -37,6 +37,8 @@ START = Entry(1, 10, ROLLOUT, "start", 0.5, "1", ("2",), "on trial", steps=(0.5,
 ADVANCE = Entry(2, 10, ROLLOUT, "advance", 1.0, "1", ("2",), "not worse")
 PROMOTE = Entry(3, 10, ROLLOUT, "promote", 0.0, "1", ("2",), "not worse")
 ABORT = Entry(3, 10, ROLLOUT, "abort", 0.0, "1", ("2",), "too slow")
+REMARK = Entry(3, 10, ROLLOUT, "hold", 0.5, "1", ("2",), "a webhook did not answer")
+"""It comes late, and is about the first step."""
 ORDER = Order("abort", "too slow", ROLLOUT, 120.0, 121.0, True)
 LABEL = Label("r1", 1.0, "worker1", 101.0, 101.1, OK)
 LABEL_ROW = LabelRow("r1", "a:2", 1.0)
@@ -292,6 +294,7 @@ PAIRS = (
         # An answer has 32 bits.
         history(answer(1, logged=0.5 + 1e-8)),
     ),
+    Pair("answers and their rows", "score is not in the log", history(answer(1, score=None)), history(answer(1))),
     Pair(
         "answers and their rows", "client sent another key", history(answer(1, sent_key="another")), history(answer(1))
     ),
@@ -365,6 +368,12 @@ PAIRS = (
             faults=(Fault("partition", "worker1", 101.5, 102.5),),
             **ACTIVE,
         ),
+    ),
+    Pair(
+        "splits in force",
+        "remark comes late",
+        history(answer(1, share=1.0), answer(2, at=102.0 + SETTLE_S), **ACTIVE),
+        history(answer(1), answer(2, share=1.0, at=102.0 + SETTLE_S), **ACTIVE | {"journal": (START, ADVANCE, REMARK)}),
     ),
     Pair(
         "an abort ends a challenger",
