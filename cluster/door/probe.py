@@ -1,11 +1,18 @@
-"""Whether this host's door answers for a path."""
+"""Whether this host's door answers for a path, and what is wrong with it."""
 
 from __future__ import annotations
 
 import http.client
 import ssl
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+from cluster.door.certificates import PemFile, certificate_files, read_expiry
+from cluster.errors import RayloopError
 from cluster.settings import Settings
+
+LEAST_VALIDITY = timedelta(days=14)
+"""For how long a certificate should at least be valid, as in the alert."""
 
 _TIMEOUT_S = 2.0
 
@@ -23,6 +30,31 @@ def door_status(settings: Settings, path: str) -> int | None:
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
         return None
+
+
+def check_door(settings: Settings) -> str:
+    """Check this host's door and its certificates.
+
+    Returns:
+        What is well.
+
+    Raises:
+        RayloopError: The door does not answer; a certificate is unreadable, or expires soon.
+    """
+    if door_status(settings, "/v2/health/live") is None:
+        raise RayloopError("rayloop.door_silent", host=settings.serve_host, port=settings.serve_port)
+    expiries = [_check_certificate(file) for file in certificate_files(settings).values()]
+    return f"answers, certificates are valid until {min(expiries):%Y-%m-%d}" if expiries else "answers, without TLS"
+
+
+def _check_certificate(file: PemFile) -> datetime:
+    try:
+        expiry = read_expiry(Path(file.path).read_text())
+    except (OSError, ValueError) as error:
+        raise RayloopError("rayloop.certificate_unreadable", variable=file.variable, path=file.path) from error
+    if expiry - datetime.now(UTC) < LEAST_VALIDITY:
+        raise RayloopError("rayloop.certificate_expires", path=file.path, expiry=expiry.isoformat(" "))
+    return expiry
 
 
 def _connect(settings: Settings, host: str) -> http.client.HTTPConnection:

@@ -29,6 +29,7 @@ class AlertRule(Frozen):
 _PLATFORM = "operations/#alerts-of-the-platform"
 _IN_FLIGHT = "ray_rayloop_requests_under_way"
 _GPUS = "ray_node_gpus_available"
+_DOOR = 'up{job="door"}'
 _WINDOW_START = "max by (model) (ray_rayloop_drift_window_start_seconds)"
 _WINDOW_START_BEFORE = "max by (model) (ray_rayloop_drift_window_start_seconds offset 3d)"
 
@@ -180,6 +181,31 @@ RULES = (
         summary="Node {{ $labels.ip }} has fewer GPUs than an hour ago",
         runbook=_PLATFORM,
     ),
+    AlertRule(
+        name="RayloopDoorDown",
+        # Also one that Prometheus knew a quarter of an hour ago, and does not scrape any more.
+        expr=f"max by (instance) ({_DOOR}) == 0"
+        f" or max by (instance) ({_DOOR} offset 15m) unless on (instance) max by (instance) ({_DOOR})",
+        duration="1m",
+        severity="critical",
+        summary="The door at {{ $labels.instance }} does not answer: callers of that host get nothing",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopDoorUnsupervised",
+        expr="time() - max by (instance) (rayloop_door_supervised_timestamp_seconds) > 30",
+        duration="1m",
+        summary="The door at {{ $labels.instance }} has no supervisor: it keeps its members, whatever becomes of them",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
+        name="RayloopCertificateExpires",
+        expr="min by (instance, certificate) (rayloop_door_certificate_expiry_timestamp_seconds) - time() < 14 * 86400",
+        duration="5m",
+        summary="The certificate ({{ $labels.certificate }}) of the door at {{ $labels.instance }}"
+        " expires in {{ $value | humanizeDuration }}",
+        runbook=_PLATFORM,
+    ),
 )
 COST = {
     "rayloop:cost_per_hour:by_model": 'sum by (model) (rate(ray_rayloop_cost{tag=""}[1h])) * 3600',
@@ -197,22 +223,34 @@ def render_rules() -> str:
     return json.dumps({"groups": groups}, indent=1) + "\n"
 
 
-def render_prometheus_config(discovery: str, rules: str, alertmanager: str = "") -> str:
-    """Render a configuration that scrapes every node.
+def render_prometheus_config(discovery: str, rules: str, alertmanager: str = "", door: str = "") -> str:
+    """Render a configuration that scrapes every node, and this machine's door.
 
     Args:
         discovery: Path of the service discovery file that Ray writes.
         rules: Path of the rule file.
         alertmanager: Address of an Alertmanager, host:port; empty for none.
+        door: Address of the door's metrics, host:port; empty for none.
     """
     config: dict[str, Any] = {
         "global": {"scrape_interval": "10s", "evaluation_interval": "10s"},
         "rule_files": [rules],
         "scrape_configs": [{"job_name": "ray", "file_sd_configs": [{"files": [discovery]}]}],
     }
+    if door:
+        config["scrape_configs"] += _door_jobs(door)
     if alertmanager:
         config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
     return json.dumps(config, indent=1) + "\n"
+
+
+def _door_jobs(address: str) -> list[dict[str, Any]]:
+    """The door's own metrics, and those of its HAProxy without empty slots, of which there are thousands."""
+    targets = [{"targets": [address]}]
+    return [
+        {"job_name": "door", "metrics_path": "/status", "static_configs": targets},
+        {"job_name": "door_haproxy", "params": {"no-maint": [""]}, "static_configs": targets},
+    ]
 
 
 def _alert(rule: AlertRule) -> dict[str, Any]:

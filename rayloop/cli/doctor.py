@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import ray
 
 from cluster import connection, local_cluster
+from cluster.door.probe import check_door
 from cluster.errors import RayloopError
 from cluster.limits import start_thread
 from cluster.log_suppression import suppress_logs
@@ -48,7 +49,7 @@ def run_checks(
     Returns:
         Whether all checks pass.
     """
-    checks = checks or (_versions, _memory, _disk, _files, _mlflow, _tables, _online, _keys, _cluster)
+    checks = checks or (_versions, _memory, _disk, _files, _mlflow, _tables, _online, _keys, _door, _cluster)
     outcomes = {check: start_thread(check.__name__, check, settings) for check in checks}
     deadline = time.monotonic() + limit_s
     passed = [_passes(check.__name__.strip("_"), outcome, deadline, print_line) for check, outcome in outcomes.items()]
@@ -115,6 +116,10 @@ def _keys(settings: Settings) -> str:
     if not settings.access:
         return "access control is off"
     return f"{len(KeyStore(settings.access_uri).read())} API keys"
+
+
+def _door(settings: Settings) -> str:
+    return check_door(settings) if settings.door else "RAYLOOP_DOOR is off"
 
 
 def _cluster(settings: Settings) -> str:

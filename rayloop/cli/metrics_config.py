@@ -24,8 +24,9 @@ def write_metrics_config(settings: Settings) -> Path:
     folder = settings.home / "metrics"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RULES).write_text(render_rules())
+    door = f"127.0.0.1:{settings.haproxy_metrics_port}" if settings.door else ""
     configuration = render_prometheus_config(
-        str(local_cluster.discovery_file(settings)), str(folder / RULES), settings.alertmanager
+        str(local_cluster.discovery_file(settings)), str(folder / RULES), settings.alertmanager, door
     )
     (folder / "prometheus.yml").write_text(configuration)
     provisioning_folder = _find_provisioning_folder(settings)

@@ -1,4 +1,4 @@
-"""A look at each node of a cluster, from a task that runs there: whether it answers, its clock, its disk."""
+"""A look at each node of a cluster, from a task that runs there: whether it answers, its clock, its disk, its door."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.door.probe import check_door
+from cluster.errors import RayloopError
+from cluster.settings import Settings, load_settings
 
 _LIMIT_S = 20.0
 """Seconds in which a node must answer: a worker process may have to start there."""
@@ -41,6 +45,8 @@ class NodeAnswer(NamedTuple):
     doubt_s: float
     free_disk: float
     """Share of its disk."""
+    door: str = ""
+    """What is wrong with its door."""
 
 
 def probe_nodes() -> list[NodeProbe]:
@@ -63,6 +69,8 @@ def judge(node: dict[str, Any], answer: NodeAnswer | None) -> NodeProbe:
         problems.append(f"its clock is {abs(answer.clock_s):,.0f} s {'ahead' if answer.clock_s > 0 else 'behind'}")
     if answer.free_disk < _MIN_DISK:
         problems.append(f"its disk is {1 - answer.free_disk:.0%} full")
+    if answer.door:
+        problems.append(answer.door)
     return NodeProbe(address, tuple(problems), f"answers, {answer.free_disk:.0%} of its disk free")
 
 
@@ -78,18 +86,28 @@ def _ask(nodes: Sequence[str]) -> dict[str, NodeAnswer]:
         ready, waiting = ray.wait(waiting, timeout=rest)
         for reference in ready:
             try:
-                clock, free = ray.get(reference)
+                clock, free, door = ray.get(reference)
             except RayError:
                 continue
             # The node looked at its clock at some moment between the question and the answer.
             doubt = (time.time() - sent) / 2
-            answers[references[reference]] = NodeAnswer(clock - sent - doubt, doubt, free)
+            answers[references[reference]] = NodeAnswer(clock - sent - doubt, doubt, free, door)
     for reference in waiting:
         ray.cancel(reference, force=True)
     return answers
 
 
-def _look() -> tuple[float, float]:
-    """The node's clock, and the free share of the disk that holds Ray's files."""
-    usage = shutil.disk_usage(tempfile.gettempdir())
-    return time.time(), usage.free / usage.total
+def _look() -> tuple[float, float, str]:
+    """The node's clock, the free share of the disk that holds Ray's files, and what is wrong with its door."""
+    clock, usage = time.time(), shutil.disk_usage(tempfile.gettempdir())
+    return clock, usage.free / usage.total, door_problem(load_settings())
+
+
+def door_problem(settings: Settings) -> str:
+    """Return what is wrong with this host's door; empty when it is well, or there should be none."""
+    try:
+        if settings.door:
+            check_door(settings)
+    except RayloopError as error:
+        return f"{error} [{error.code}]"
+    return ""

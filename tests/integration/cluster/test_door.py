@@ -253,6 +253,17 @@ def test_public_grpc_client_reaches_the_model_that_its_request_names(setup: Setu
             assert "UNIMPLEMENTED" in caught.value.status()
 
 
+def test_metrics_tell_of_a_supervisor_and_of_replicas_but_not_of_empty_slots(setup: Setup) -> None:
+    setup.serve_model(setup.start_replica())
+    address = f"http://127.0.0.1:{setup.door.settings.haproxy_metrics_port}"
+    status = dict(line.rsplit(" ", 1) for line in httpx.get(f"{address}/status").text.splitlines() if line[0] != "#")
+    assert abs(float(status["rayloop_door_supervised_timestamp_seconds"]) - time.time()) < 30.0
+    assert status['rayloop_door_certificate_expiry_timestamp_seconds{certificate="public"}'] == "NaN"
+    metrics = httpx.get(f"{address}/metrics", params={"no-maint": ""}).text
+    assert 'haproxy_server_current_sessions{proxy="m1",server="r0"}' in metrics
+    assert 'server="r1"' not in metrics
+
+
 def test_slow_headers_and_slow_bodies_are_cut_off(setup: Setup) -> None:
     unfinished = [b"POST /v2/models/x HTTP/1.1\r\n", b"POST /v2 HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n1"]
     connections = [socket.create_connection(("127.0.0.1", setup.port), timeout=30.0) for _ in unfinished]

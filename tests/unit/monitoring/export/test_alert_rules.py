@@ -41,6 +41,10 @@ def series(name: str, **labels: str) -> str:
 M = {"model": "m"}
 V = {**M, "version": "1"}
 NODE = {"ip": "10.0.0.1"}
+DOOR = {"instance": "127.0.0.1:9101"}
+PEER = {**DOOR, "certificate": "peer"}
+SUPERVISED = "rayloop_door_supervised_timestamp_seconds"
+EXPIRY = "rayloop_door_certificate_expiry_timestamp_seconds"
 # Rule, series with values minute by minute, time of evaluation, and the labels it fires with; None: it must not fire.
 CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopDrift", {series("ray_rayloop_drift_drifting", **V): "0 0 1 1"}, "2m", V),
@@ -180,6 +184,15 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
         "10m",
         {"instance": "b"},
     ),
+    ("RayloopDoorDown", {series("up", job="door", **DOOR): "1 1 0x20"}, "10m", DOOR),
+    ("RayloopDoorDown", {series("up", job="door", **DOOR): "1x5 stale"}, "18m", DOOR),
+    ("RayloopDoorDown", {series("up", job="door", **DOOR): "1x20"}, "18m", None),
+    ("RayloopDoorUnsupervised", {series(SUPERVISED, **DOOR): "0+60x5 300x20"}, "10m", DOOR),
+    ("RayloopDoorUnsupervised", {series(SUPERVISED, **DOOR): "0+60x20"}, "10m", None),
+    ("RayloopDoorUnsupervised", {series(SUPERVISED, **DOOR): "NaNx20"}, "10m", None),
+    ("RayloopCertificateExpires", {series(EXPIRY, **PEER): f"{13 * 86400}x20"}, "10m", PEER),
+    ("RayloopCertificateExpires", {series(EXPIRY, **PEER): f"{15 * 86400}x20"}, "10m", None),
+    ("RayloopCertificateExpires", {series(EXPIRY, **PEER): "NaNx20"}, "10m", None),
     ("RayloopNodeLost", {series("ray_node_failure_total", ip="h"): "_x5 1+0x30"}, "9m", {}),
     ("RayloopNodeLost", {series("ray_node_failure_total", ip="h"): "_x5 1+0x30"}, "25m", None),
     (
@@ -326,7 +339,7 @@ def test_configuration_and_panel_expressions_parse(tmp_path: Path) -> None:
     rules.write_text(render_rules())
     discovery.write_text("[]")
     config = tmp_path / "prometheus.yml"
-    config.write_text(render_prometheus_config(str(discovery), str(rules), "127.0.0.1:9093"))
+    config.write_text(render_prometheus_config(str(discovery), str(rules), "127.0.0.1:9093", "127.0.0.1:9101"))
     promtool("check", "config", str(config))
     # A rule file is where promtool takes expressions from.
     targets = [target for panel in json.loads(render_dashboard())["panels"] for target in panel.get("targets", [])]
@@ -440,3 +453,12 @@ def test_prometheus_server_scrapes_and_fires(scraped: tuple[PrometheusExporter, 
     assert alert["annotations"]["runbook_url"] == f"{DOCUMENTATION_URL}/monitoring/#what-moved-and-what-to-do"
     exporter.show([MetricValue("rayloop_drift_drifting", ("m", "1"), 0)])
     until(lambda: not firing(), "it is quiet again", LIMIT_S)
+
+
+def test_doors_metrics_are_scraped_only_where_there_is_a_door() -> None:
+    jobs = {
+        job["job_name"]: job for job in json.loads(render_prometheus_config("d", "r", door="h:1"))["scrape_configs"]
+    }
+    assert jobs.keys() == {"ray", "door", "door_haproxy"}
+    assert (jobs["door"]["metrics_path"], jobs["door"]["static_configs"]) == ("/status", [{"targets": ["h:1"]}])
+    assert [job["job_name"] for job in json.loads(render_prometheus_config("d", "r"))["scrape_configs"]] == ["ray"]

@@ -7,9 +7,10 @@ import threading
 import pytest
 
 from cluster.errors import DataError
+from cluster.local_cluster import free_port
 from cluster.settings import Settings, load_settings
 from rayloop.cli import doctor
-from rayloop.cli.node_probe import NodeAnswer, judge
+from rayloop.cli.node_probe import NodeAnswer, door_problem, judge
 
 ALIVE = {"NodeID": "n", "Alive": True, "NodeManagerAddress": "10.0.0.7"}
 WELL = NodeAnswer(clock_s=3.0, doubt_s=0.1, free_disk=0.5)
@@ -49,8 +50,9 @@ def test_node_that_is_well_has_no_problem() -> None:
         (ALIVE, WELL._replace(clock_s=3600.0), "3,600 s ahead"),
         (ALIVE, WELL._replace(clock_s=-3600.0), "3,600 s behind"),
         (ALIVE, WELL._replace(free_disk=0.04), "96% full"),
+        (ALIVE, WELL._replace(door="no door answers"), "no door answers"),
     ],
-    ids=["hangs", "dead", "ahead", "behind", "full"],
+    ids=["hangs", "dead", "ahead", "behind", "full", "door"],
 )
 def test_node_with_a_problem_names_it(node: dict[str, object], answer: NodeAnswer | None, part: str) -> None:
     (problem,) = judge(node, answer).problems
@@ -60,3 +62,9 @@ def test_node_with_a_problem_names_it(node: dict[str, object], answer: NodeAnswe
 def test_clock_is_not_judged_beyond_what_the_answer_can_tell() -> None:
     # The task waited for a worker process: its clock was read at some time within 40 s.
     assert judge(ALIVE, WELL._replace(clock_s=20.0, doubt_s=20.0)).problems == ()
+
+
+def test_door_that_does_not_answer_is_a_problem_of_its_node() -> None:
+    settings = load_settings().model_copy(update={"serve_port": free_port()})
+    assert door_problem(settings) == ""
+    assert door_problem(settings.model_copy(update={"door": True})).endswith("[rayloop.door_silent]")
