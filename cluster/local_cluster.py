@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 
 from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse, RayloopError
-from cluster.node.environment import local_environment
+from cluster.node.environment import NODE_DOOR_VARIABLE, local_environment
 from cluster.node.token import read_token, token_file
 from cluster.permissions import PRIVATE_UMASK, close_to_others
 from cluster.settings import Settings
@@ -140,12 +140,15 @@ def stop(settings: Settings) -> int:
     return count
 
 
-def end_processes(settings: Settings) -> int:
-    """End every process of this home's session but the calling one. Returns the number, and raises, as ``stop``."""
-    started = processes(settings)
+def end_processes(settings: Settings, but_door: bool = False) -> int:
+    """End every process of this home's session but the calling one, and with ``but_door`` those of a node's door.
+
+    Returns the number, and raises, as ``stop``.
+    """
+    started = processes(settings, but_door)
     alive = _end(started, signal.SIGTERM)
     # Ray's workers may have started more processes in the meantime.
-    if survivors := _end({*alive, *processes(settings)}, signal.SIGKILL):
+    if survivors := _end({*alive, *processes(settings, but_door)}, signal.SIGKILL):
         raise ClusterUnavailable("cluster.not_stopped", pids=", ".join(str(p.pid) for p in survivors))
     return len(started)
 
@@ -158,16 +161,17 @@ def _end(running: Collection[psutil.Process], number: signal.Signals) -> list[ps
     return psutil.wait_procs(running, timeout=_STOP_SECONDS)[1]
 
 
-def processes(settings: Settings) -> list[psutil.Process]:
-    """Return the running processes that this home's cluster started."""
+def processes(settings: Settings, but_door: bool = False) -> list[psutil.Process]:
+    """Return the running processes that this home's cluster started, with ``but_door`` without a node's door."""
     if (stored := _session(settings)) is None:
         return []
     running = list(psutil.process_iter(["ppid"]))
-    own_pids = {p.pid for p in running if _belongs(p, stored.session)}
+    own_pids = {p.pid for p in running if _variable(p, SESSION_VARIABLE) == stored.session}
     # Ray's agents write their titles over their environment, including the variable; their parents still have it.
     while children := {p.pid for p in running if p.info["ppid"] in own_pids} - own_pids:
         own_pids |= children
-    return [p for p in running if p.pid in own_pids and p.pid != os.getpid()]
+    own = [p for p in running if p.pid in own_pids and p.pid != os.getpid()]
+    return [p for p in own if not (but_door and _variable(p, NODE_DOOR_VARIABLE))]
 
 
 def metrics_folder(settings: Settings) -> Path:
@@ -344,11 +348,11 @@ def _holder(port: int) -> str:
     return ""
 
 
-def _belongs(process: psutil.Process, session: str) -> bool:
-    try:
-        return bool(process.environ().get(SESSION_VARIABLE) == session)
-    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-        return False
+def _variable(process: psutil.Process, name: str) -> str:
+    """A variable of a process's environment; empty where it has none, or cannot be read."""
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return str(process.environ().get(name, ""))
+    return ""
 
 
 def _session_file(settings: Settings) -> Path:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from cluster.settings import Settings
 
+NODE_DOOR_VARIABLE = "RAYLOOP_NODE_DOOR"
+"""Set for the processes of a door that ``rayloop node`` keeps: they stay when its raylet ends."""
+
 
 def local_environment(settings: Settings) -> dict[str, str]:
     """Variables that must be set where the head of the local cluster starts."""

@@ -4,6 +4,8 @@ Ray's launcher starts nodes and does not watch them. A raylet that was cut off f
 reach the head again, and a head or a node whose raylet was killed stays down. The supervisor is a process of its own,
 which stays after the login that started it, and starts Ray again with the same variables and arguments.
 
+With ``RAYLOOP_DOOR=1`` the supervisor also keeps a door, which neither the raylet nor Ray's restart touches.
+
 A head stores GCS's state on its disk: with it, nodes, actors and Serve's applications are there again when the head is.
 """
 
@@ -15,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +27,7 @@ import psutil
 
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable, ProjectError
-from cluster.node.environment import node_environment
+from cluster.node.environment import NODE_DOOR_VARIABLE, node_environment
 from cluster.settings import Settings
 
 START_S = 180.0
@@ -77,9 +80,23 @@ def supervise_node(settings: Settings, command: Sequence[str]) -> None:
     """Keep a node running until this process is ended. Its environment is the node's."""
     # A name that `ray stop` looks for, so that `ray down` ends the supervisor, too.
     Path("/proc/self/comm").write_text("ray::node")
+    if settings.door:
+        threading.Thread(target=_keep_door, args=(settings,), name="door", daemon=True).start()
     while True:
         _run_node(settings, command)
-        local_cluster.end_processes(settings)
+        local_cluster.end_processes(settings, but_door=True)
+        time.sleep(RESTART_S)
+
+
+def _keep_door(settings: Settings) -> None:
+    """Have a process more than the door needs: it waits for the lock of the door's supervisors, and is renewed."""
+    environment = os.environ | {NODE_DOOR_VARIABLE: "1"}
+    while True:
+        with (settings.home / "door.log").open("a") as out:
+            subprocess.run(
+                [sys.executable, "-m", "cluster.door"], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                start_new_session=True, env=environment, check=False,
+            )  # fmt: skip
         time.sleep(RESTART_S)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,27 @@ _DOOR_CERTIFICATE = "/srv/tls/door.pem"
 _FOLDER = Path("/tmp") / Settings(home=Path("/root/.rayloop")).door_folder.name
 _SERVE_PORT, _SERVE_FOLDER = 8265, "/srv/serve"
 
+_NODE = """
+import os, sys
+from cluster import local_cluster
+from cluster.settings import load_settings
+from rayloop.cli import node_command
+settings = load_settings()
+settings.home.mkdir(exist_ok=True)
+os.environ |= local_cluster.open_session(settings)
+sys.executable = "/srv/bin/python"
+node_command.supervise_node(settings, ["ray", "start", "--address=head:6379"])
+"""
+_PYTHON = f"""#!/bin/sh
+exec {sys.executable} "$@"
+"""
+_RAY = """#!/bin/sh
+/srv/bin/raylet 1000 &
+until read -r name </proc/$!/comm && [ "$name" = raylet ]; do :; done
+echo "Ray runtime started."
+wait
+"""
+
 
 class DoorHosts:
     """Hosts, each with a door; the client plays Serve's controller.
@@ -34,9 +56,12 @@ class DoorHosts:
         hosts: The hosts with doors.
         authority: Signs their certificates.
         peers: Whether doors encrypt what they send each other; without, replicas listen on all interfaces.
+        nodes: Whether each door is that of a node under `rayloop node`, with a program in place of Ray.
     """
 
-    def __init__(self, client: Host, hosts: Sequence[Host], authority: Authority, peers: bool) -> None:
+    def __init__(
+        self, client: Host, hosts: Sequence[Host], authority: Authority, peers: bool, nodes: bool = False
+    ) -> None:
         self.client, self.hosts, self._authority, self.peers = client, list(hosts), authority, peers
         self._serve = FakeServe()
         self._serve.models[MODEL] = []
@@ -45,7 +70,11 @@ class DoorHosts:
         client.wait_for_port(_SERVE_PORT, client.start(*command))
         for host in hosts:
             self.renew_certificate(host)
-        starts = {host: host.start("python", "-m", "cluster.door", env=self._variables()) for host in hosts}
+            host.write("/srv/bin/ray", _RAY, mode=0o755)
+            host.write("/srv/bin/python", _PYTHON, mode=0o755)
+            host.run("cp", "/bin/sleep", "/srv/bin/raylet")
+        command = ("python", "-c", _NODE) if nodes else ("python", "-m", "cluster.door")
+        starts = {host: host.start(*command, env=self._variables()) for host in hosts}
         for host, process in starts.items():
             host.wait_for_port(HTTP_PORT, process)
             until(lambda host=host: self.admin(host).info(), f"{host.name} has a door: {process.output}", 30)
@@ -118,12 +147,12 @@ class DoorHosts:
 
 @contextlib.contextmanager
 def door_hosts(
-    network: Network, client: Host, names: Sequence[str], authority: Authority, peers: bool
+    network: Network, client: Host, names: Sequence[str], authority: Authority, peers: bool, nodes: bool = False
 ) -> Iterator[DoorHosts]:
     """Hosts with doors; they are down afterwards, and the network boots them."""
     hosts = [network.hosts.get(name) or network.add(name) for name in names]
     try:
-        yield DoorHosts(client, hosts, authority, peers)
+        yield DoorHosts(client, hosts, authority, peers, nodes)
     finally:
         # HAProxy outlives the process that was started.
         for host in hosts:

@@ -152,3 +152,23 @@ def test_killed_host_is_out_of_rotation_within_two_seconds(build: Build, peers: 
         print(f"out after {out_s:.2f} s, slowest {account.latency_s(1.0):.2f} s, {account.answered}, {account.failed}")
         assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
         assert out_s <= OUT_S
+
+
+def test_door_of_a_node_outlives_its_raylet_and_ends_with_ray_stop(build: Build) -> None:
+    with build(["door1", "door2"], peers=True, nodes=True) as doors:
+        near, far = doors.hosts
+        doors.start_replica(far)
+        doors.await_replicas(1)
+        pids, first = doors.haproxies(), near.run("pidof", "raylet").stdout
+        load = Load(doors.client, LoadPlan(doors.url(near), rate=100.0, authority=CA, timeout_s=20.0))
+        load.wait_for(OK)
+        near.run("kill", "-9", first.strip())
+        until(lambda: near.run("pidof", "raylet", check=False).stdout not in ("", first), "another raylet runs", 60)
+        load.wait_for(OK, 50)
+        account = load.finish()
+        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
+        assert doors.haproxies() == pids
+        near.run("ray", "stop")
+        until(lambda: doors.haproxies() == [0, pids[1]], "the door has ended", 30)
+        rest = ("pgrep", "--full", "cluster.door|ray::|haproxy")
+        until(lambda: near.run(*rest, check=False).stdout == "", "its supervisors have ended", 30)

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,13 +45,13 @@ exit 1
 class Node:
     """A supervised node whose programs are in a folder."""
 
-    def __init__(self, folder: Path, start_s: float) -> None:
+    def __init__(self, folder: Path, start_s: float, variables: Mapping[str, str]) -> None:
         self.folder, self.settings = folder, Settings(home=folder / "home")
         self.settings.home.mkdir(parents=True)
         shutil.copy("/bin/sleep", folder / "raylet")
         (folder / "ray").write_text(NODE.format(folder=folder))
         (folder / "ray").chmod(0o755)
-        environment = os.environ | local_cluster.open_session(self.settings)
+        environment = os.environ | local_cluster.open_session(self.settings) | variables
         command = [sys.executable, "-c", SUPERVISE, str(folder / "python"), str(self.settings.home), str(start_s)]
         self.supervisor = subprocess.Popen(command, env=environment, start_new_session=True)
 
@@ -59,6 +59,12 @@ class Node:
         with suppress(psutil.NoSuchProcess):
             running = (p for p in local_cluster.processes(self.settings) if p.name() == "raylet")
             return next((p for p in running if p.status() != psutil.STATUS_ZOMBIE), None)
+        return None
+
+    def door(self) -> psutil.Process | None:
+        """The program in place of the door."""
+        with suppress(psutil.NoSuchProcess):
+            return next((p for p in local_cluster.processes(self.settings) if "cluster.door" in p.cmdline()), None)
         return None
 
     def calls(self) -> list[str]:
@@ -78,8 +84,8 @@ def start(folder: Path) -> Iterator[Callable[..., Node]]:
     nodes: list[Node] = []
 
     class Started(Node):
-        def __init__(self, start_s: float = 60.0) -> None:
-            super().__init__(folder, start_s)
+        def __init__(self, start_s: float = 60.0, **variables: str) -> None:
+            super().__init__(folder, start_s, variables)
             nodes.append(self)
 
     yield Started
@@ -118,6 +124,39 @@ def test_stop_ends_the_supervisor_with_its_node(start: Callable[..., Node]) -> N
     assert local_cluster.stop(node.settings) >= 3
     assert node.supervisor.wait(10) is not None
     assert local_cluster.processes(node.settings) == []
+
+
+@pytest.fixture
+def door_program(folder: Path) -> None:
+    """A program in place of Python that stays, and holds its arguments."""
+    (folder / "python").write_text("#!/bin/sh\nwhile :; do sleep 60; done\n")
+    (folder / "python").chmod(0o755)
+
+
+@pytest.mark.usefixtures("door_program")
+def test_door_of_a_node_stays_when_its_raylet_ends_and_starts_again_when_it_ends(start: Callable[..., Node]) -> None:
+    node = start(RAYLOOP_DOOR="1")
+    raylet, door = until(node.raylet, "the node is up"), until(node.door, "the door is up")
+    raylet.kill()
+    until(lambda: (again := node.raylet()) and again.pid != raylet.pid, "the node is up again")
+    assert until(node.door, "the door is up").pid == door.pid
+    door.kill()
+    until(lambda: (again := node.door()) and again.pid != door.pid, "the door is up again")
+
+
+@pytest.mark.usefixtures("door_program")
+def test_stop_ends_the_door_with_its_node(start: Callable[..., Node]) -> None:
+    node = start(RAYLOOP_DOOR="1")
+    door = until(node.door, "the door is up")
+    local_cluster.stop(node.settings)
+    assert not door.is_running() or door.status() == psutil.STATUS_ZOMBIE
+    assert local_cluster.processes(node.settings) == []
+
+
+def test_node_has_no_door_by_default(start: Callable[..., Node]) -> None:
+    node = start()
+    until((node.settings.home / "node.ready").exists, "the node is up")
+    assert node.door() is None
 
 
 def test_command_that_starts_no_node_is_refused(tmp_path: Path) -> None:
