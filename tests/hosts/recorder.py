@@ -24,7 +24,9 @@ RATE = 5.0
 KEYS = 50
 SETTLED_S = 120.0
 """Seconds after the faults within which logs, aliases and counted losses are complete."""
-_READ_S = 60.0
+_READ_S = 120.0
+_LONGEST_S = 3600.0
+"""Of a load, which ends when its schedule has."""
 _ENDS = {"promote", "abort", "rollback"}
 
 
@@ -81,6 +83,7 @@ class Recorder:
         return LoadPlan(
             url,
             RATE,
+            seconds=_LONGEST_S,
             body=request_body(),
             headers={"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
             seed=int.from_bytes(worker.name.encode()),

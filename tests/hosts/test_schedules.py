@@ -65,7 +65,7 @@ def test_schedule_of_faults_leaves_a_history_without_violations(
     }
 
     cluster.await_nodes(cluster.nodes)
-    until(lambda: "2 of 2 replicas run" in cluster.rayloop("status", check=False).stdout, "both replicas run")
+    until(lambda: "2 of 2 replicas run" in cluster.rayloop("status", check=False).stdout, "both replicas run", RUN_S)
     with FaultInjector(shared_network, [cluster.client], cluster.boot, services) as injector:
         history = recorder.record(seed, schedule, injector)
     (tmp_path / "history.json").write_text(history.to_json())
