@@ -50,9 +50,9 @@ class Certificates:
 
     def __init__(self, settings: Settings, config: DoorConfig) -> None:
         places = {
-            PUBLIC: config.certificate_file,
-            PEER: config.peer_certificate_file,
-            AUTHORITY: config.peer_authority_file,
+            PUBLIC: (config.certificate_file,),
+            PEER: tuple(map(config.peer_certificate_file, config.link_parts)),
+            AUTHORITY: tuple(map(config.peer_authority_file, config.link_parts)),
         }
         self._files = [_File(source, places[key], key) for key, source in certificate_files(settings).items()]
 
@@ -82,11 +82,12 @@ class Certificates:
 
 
 class _File:
-    """A file, and HAProxy's copy of it."""
+    """A file, and HAProxy's copies of it."""
 
-    def __init__(self, source: PemFile, copy: Path, key: str) -> None:
-        self.key, self._source, self._copy = key, source, copy
-        self.content = copy.read_text() if copy.exists() else ""
+    def __init__(self, source: PemFile, copies: tuple[Path, ...], key: str) -> None:
+        self.key, self._source, self._copies = key, source, copies
+        contents = {copy.read_text() if copy.exists() else "" for copy in copies}
+        self.content = contents.pop() if len(contents) == 1 else ""
 
     def prepare(self) -> None:
         if self.content:
@@ -104,13 +105,15 @@ class _File:
         content = self._read()
         if not content or content == self.content:
             return False
-        admin.replace_certificate(str(self._copy), content, self._source.kind)
+        for copy in self._copies:
+            admin.replace_certificate(str(copy), content, self._source.kind)
         # Only what HAProxy has accepted: it would not start with a file that it refuses.
         self._keep(content)
         return True
 
     def _keep(self, content: str) -> None:
-        self._copy.write_text(content)
+        for copy in self._copies:
+            copy.write_text(content)
         self.content = content
 
     def _read(self) -> str:

@@ -72,14 +72,20 @@ class DoorConfig(Frozen):
         return self.folder / "certificate.pem"
 
     @property
-    def peer_certificate_file(self) -> Path:
-        """The certificate by which other doors know this one: chain and key."""
-        return self.folder / "peer.pem"
+    def link_parts(self) -> tuple[str, ...]:
+        """Parts of the configuration with TLS between doors: what comes in, and the slots of each pool.
 
-    @property
-    def peer_authority_file(self) -> Path:
+        Each has files of its own with the same content: replacing one file for thousands of slots would stop HAProxy.
+        """
+        return ("", *map(str, range(self.pools)))
+
+    def peer_certificate_file(self, part: str = "") -> Path:
+        """The certificate by which other doors know this one: chain and key."""
+        return self.folder / f"peer{part}.pem"
+
+    def peer_authority_file(self, part: str = "") -> Path:
         """The authority that signs the certificates of doors."""
-        return self.folder / "authority.pem"
+        return self.folder / f"authority{part}.pem"
 
     @property
     def status_file(self) -> Path:

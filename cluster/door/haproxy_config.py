@@ -175,7 +175,7 @@ def _peer_proxy(name: str, first: int, alpn: str, proto: str, config: DoorConfig
     """
     bind = f"[{peers.host}]" if ":" in peers.host else peers.host
     silent = "\n".join(f"    errorfile {status} /dev/null" for status in (408, 502, 503, 504))
-    tls = f"ssl crt {config.peer_certificate_file} {_authority(config)} alpn {alpn}"
+    tls = f"ssl {_peer_files(config)} alpn {alpn}"
     return f"""listen {name}
     bind {bind}:{first}-{first + peers.count - 1} {tls}
     maxconn {config.max_connections // 2}
@@ -189,8 +189,9 @@ def _peer_proxy(name: str, first: int, alpn: str, proto: str, config: DoorConfig
     server replica 0.0.0.0:0{proto}"""
 
 
-def _authority(config: DoorConfig) -> str:
-    return f"ca-file {config.peer_authority_file} verify required"
+def _peer_files(config: DoorConfig, part: str = "") -> str:
+    certificate, authority = config.peer_certificate_file(part), config.peer_authority_file(part)
+    return f"crt {certificate} ca-file {authority} verify required"
 
 
 def _http_backend(pool: int, slots: list[Replica | None], config: DoorConfig) -> str:
@@ -202,7 +203,7 @@ def _http_backend(pool: int, slots: list[Replica | None], config: DoorConfig) ->
         f"    default-server {_CHECK}",
     ]
     for number, replica in enumerate(slots):
-        peer = f" {_PEER_CHECK}{_peer_options(config)}" if number >= config.slots else f" {_OBSERVE}"
+        peer = f" {_PEER_CHECK}{_peer_options(pool, config)}" if number >= config.slots else f" {_OBSERVE}"
         target, disabled = (replica.http, "") if replica else (UNUSED, " disabled")
         lines.append(f"    server r{number} {target.address} {_LOST}{peer}{disabled}")
     return "\n".join(lines)
@@ -211,14 +212,14 @@ def _http_backend(pool: int, slots: list[Replica | None], config: DoorConfig) ->
 def _grpc_backend(pool: int, slots: list[Replica | None], config: DoorConfig) -> str:
     lines = [f"backend g{pool}", "    default-server proto h2"]
     for number, replica in enumerate(slots):
-        peer = f"{_peer_options(config)} alpn h2" if number >= config.slots else ""
+        peer = f"{_peer_options(pool, config)} alpn h2" if number >= config.slots else ""
         target = (replica.grpc if replica else None) or UNUSED
         lines.append(f"    server r{number} {target.address} {_LOST}{peer} track m{pool}/r{number}")
     return "\n".join(lines)
 
 
-def _peer_options(config: DoorConfig) -> str:
-    return f" ssl crt {config.peer_certificate_file} {_authority(config)}"
+def _peer_options(pool: int, config: DoorConfig) -> str:
+    return f" ssl {_peer_files(config, str(pool))}"
 
 
 def _tls(config: DoorConfig, protocols: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -25,17 +26,25 @@ MARKER = "a-payload-that-only-the-replica-may-read"
 OUT_S = 2.0
 """Seconds after which a host that is gone gets no requests."""
 CALL = """
-import sys, grpc
+import sys, time, grpc
+from concurrent.futures import ThreadPoolExecutor
 from deployments.protocol import inference_pb2 as pb
-authority = open(sys.argv[2], "rb").read()
+trust = grpc.ssl_channel_credentials(open(sys.argv[2], "rb").read())
 request = pb.ModelInferRequest(model_name=sys.argv[3], id=sys.argv[4])
-with grpc.secure_channel(sys.argv[1], grpc.ssl_channel_credentials(authority)) as channel:
+with ThreadPoolExecutor(64) as pool, grpc.secure_channel(sys.argv[1], trust) as channel:
     call = channel.unary_unary(
         "/inference.GRPCInferenceService/ModelInfer",
         request_serializer=pb.ModelInferRequest.SerializeToString,
         response_deserializer=pb.ModelInferResponse.FromString,
     )
-    print(call(request, timeout=20).model_version)
+    def answer():
+        print(call(request, timeout=20).model_version + "\\n", end="", flush=True)
+    sent = []
+    for _ in range(int(sys.argv[5])):
+        sent.append(pool.submit(answer))
+        time.sleep(0.02)
+    for each in sent:
+        each.result()
 """
 Build = Callable[..., AbstractContextManager[DoorHosts]]
 
@@ -53,7 +62,7 @@ def send(doors: DoorHosts, host: Host, body: str) -> str:
 
 def call(doors: DoorHosts, host: Host, text: str) -> str:
     """Call the model through a host's door. Returns the name of the replica that answers."""
-    words = (f"{host.name}:{GRPC_PORT}", CA, MODEL, text)
+    words = (f"{host.name}:{GRPC_PORT}", CA, MODEL, text, "1")
     return doors.client.run("python", "-c", CALL, *words).stdout.strip()
 
 
@@ -152,6 +161,33 @@ def test_killed_host_is_out_of_rotation_within_two_seconds(build: Build, peers: 
         print(f"out after {out_s:.2f} s, slowest {account.latency_s(1.0):.2f} s, {account.answered}, {account.failed}")
         assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
         assert out_s <= OUT_S
+
+
+def test_killed_host_fails_no_grpc_call(build: Build) -> None:
+    with build(["door1", "door2", "door3"], peers=True) as doors:
+        door, killed, left = doors.hosts
+        for host in (killed, left):
+            doors.start_replica(host)
+        doors.await_replicas(2)
+        words = (f"{door.name}:{GRPC_PORT}", CA, MODEL, "text", "300")
+        calls = doors.client.start("python", "-c", CALL, *words)
+        until(lambda: MODEL in calls.output, "calls are answered", 60)
+        killed.kill()
+        assert calls.wait(60) == 0, calls.output
+        assert calls.output.split() == [MODEL] * 300
+
+
+def test_request_that_kills_replicas_of_another_host_is_repeated_once(build: Build) -> None:
+    with build(["door1", "door2"], peers=True) as doors:
+        near, far = doors.hosts
+        for number in range(3):
+            doors.start_replica(far, number)
+        doors.await_replicas(3)
+        url = doors.url(near).replace("/infer", "/die")
+        answer = doors.client.run("curl", "--silent", "--cacert", CA, "--max-time", "20", "--data", "{}", url)
+        assert json.loads(answer.stdout)["code"] == "request.no_answer"
+        until(lambda: len(doors.taking(near)) == 1, "one replica is left", 20)
+        assert send(doors, near, "{}") == OK
 
 
 def test_door_of_a_node_outlives_its_raylet_and_ends_with_ray_stop(build: Build) -> None:

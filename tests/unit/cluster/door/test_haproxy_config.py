@@ -82,9 +82,10 @@ def test_without_certificates_of_doors_there_is_no_link(config: DoorConfig) -> N
 def test_haproxy_accepts_the_configuration(config: DoorConfig, peers: PeerPorts | None) -> None:
     config = config.model_copy(update={"peers": peers, "tls": True})
     pem = self_signed()
-    for file in (config.certificate_file, config.peer_certificate_file):
-        file.write_text(pem)
-    config.peer_authority_file.write_text(pem.partition("-----BEGIN PRIVATE")[0])
+    config.certificate_file.write_text(pem)
+    for part in config.link_parts:
+        config.peer_certificate_file(part).write_text(pem)
+        config.peer_authority_file(part).write_text(pem.partition("-----BEGIN PRIVATE")[0])
     config.map_file.write_text("a 1\n")
     config.status_file.write_text(render_status_map({}))
     remote = (REMOTE,) if peers else ()
