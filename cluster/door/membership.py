@@ -21,7 +21,7 @@ ROOT_ROUTE = "/v2"
 ANY_MODEL = "*"
 """Key of the map for calls that name no model that is served."""
 ABSENT_S = 30.0
-"""Seconds after which a replica that Serve does not list is removed although it answers its check."""
+"""Seconds after which a replica that Serve, which answers, does not list is removed although it answers its check."""
 # For an application without a running replica Serve lists its own proxies.
 _REPLICA_NAME = "SERVE_REPLICA::"
 _MODEL_ROUTE = re.compile(r"/v2/models/([A-Za-z0-9_.-]+)")
@@ -83,7 +83,8 @@ class Absences:
             before: The members so far.
             listed: What Serve lists; a model that is missing from it is not served any more.
             healthy: HTTP addresses that pass the door's own check.
-            now: Seconds of a monotonic clock.
+            now: Seconds through which Serve has answered. While it is away nothing is missing: what it listed last may
+                be the first part of a list, by a controller that came back and was lost again.
         """
         kept: set[Replica] = set()
 

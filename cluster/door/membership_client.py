@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.request
 
 from cluster.door.membership import Membership, PeerLink, parse_serve_details
@@ -16,6 +17,20 @@ _TIMEOUT_S = 5.0
 _LOOPBACK = {"127.0.0.1": "127.0.0.1", "localhost": "127.0.0.1", "::1": "::1"}
 # A proxy of the environment is for the world outside.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class AnswerClock:
+    """Seconds between answers that follow one another. It stands still while a question has no answer."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last: float | None = None
+
+    def tick(self, now: float, answered: bool) -> None:
+        """Note a question and whether it was answered, at a time of a monotonic clock."""
+        if answered and self._last is not None:
+            self.seconds += now - self._last
+        self._last = now if answered else None
 
 
 class MembershipWatcher(threading.Thread):
@@ -31,11 +46,17 @@ class MembershipWatcher(threading.Thread):
         self._bound_to = _LOOPBACK.get(settings.replica_host, "")
         self._peers = peer_link(settings)
         self._listed: Membership | None = None
+        self._clock = AnswerClock()
         self._stop = threading.Event()
 
     def listed(self) -> Membership | None:
         """Return what Serve listed last; None before its first answer."""
         return self._listed
+
+    @property
+    def answered_s(self) -> float:
+        """Seconds through which Serve has answered."""
+        return self._clock.seconds
 
     def run(self) -> None:
         """Poll until ``stop``."""
@@ -44,7 +65,8 @@ class MembershipWatcher(threading.Thread):
                 listed = fetch_membership(self._url, self._bound_to, self._peers)
             except (OSError, ValueError, LookupError):
                 # The last answer stands: replicas serve without their controller.
-                continue
+                listed = None
+            self._clock.tick(time.monotonic(), answered=listed is not None)
             self._listed = listed or self._listed
 
     def stop(self) -> None:

@@ -224,7 +224,7 @@ class Supervisor:
     def _update_slots(self) -> None:
         held = self._admin.held()
         if (listed := self._watcher.listed()) is not None:
-            members = self._absences.settle(self._members, listed, held.healthy, time.monotonic())
+            members = self._absences.settle(self._members, listed, held.healthy, self._watcher.answered_s)
             if members != self._members:
                 self._members = members
                 _save_members(self._members_file, members)

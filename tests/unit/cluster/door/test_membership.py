@@ -16,6 +16,7 @@ from ray.serve.schema import (
 from ray.serve.schema import Target as TargetOfServe
 
 from cluster.door.membership import ABSENT_S, Absences, Membership, PeerLink, Replica, Target, parse_serve_details
+from cluster.door.membership_client import AnswerClock
 
 CONTROLLER = ServeActorDetails(actor_id="1")
 
@@ -131,3 +132,12 @@ def test_listed_again_begins_anew() -> None:
 
 def test_model_that_is_not_listed_leaves_with_its_replicas() -> None:
     assert Absences().settle(members(1), Membership(), {replica(1).http}, 0.0) == Membership()
+
+
+def test_clock_of_answers_stands_still_while_serve_is_away() -> None:
+    clock = AnswerClock()
+    for now, answered in ((0.0, True), (1.0, True), (1.5, False), (40.0, False), (41.0, True)):
+        clock.tick(now, answered)
+    assert clock.seconds == 1.0
+    clock.tick(43.0, True)
+    assert clock.seconds == 3.0
