@@ -128,4 +128,4 @@ def _cluster(settings: Settings) -> str:
     # Ray warns that it cannot handle signals in a thread that is not the main one.
     with suppress_logs("ray._private.worker"):
         connection.connect(settings)
-    return f"{len(ray.nodes())} nodes at {settings.dashboard}"
+    return f"{sum(node['Alive'] for node in ray.nodes())} nodes at {settings.dashboard}"

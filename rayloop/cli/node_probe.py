@@ -51,9 +51,15 @@ class NodeAnswer(NamedTuple):
 
 def probe_nodes() -> list[NodeProbe]:
     """Ask every node of this process's cluster at once. Dead nodes are listed with the reason that Ray gives."""
-    nodes = ray.nodes()
+    nodes = without_replaced(ray.nodes())
     answers = _ask([node["NodeID"] for node in nodes if node["Alive"]])
     return [judge(node, answers.get(node["NodeID"])) for node in nodes]
+
+
+def without_replaced(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out dead nodes whose machine is back: it is a new node of the same address."""
+    back = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
+    return [node for node in nodes if node["Alive"] or node["NodeManagerAddress"] not in back]
 
 
 def judge(node: dict[str, Any], answer: NodeAnswer | None) -> NodeProbe:

@@ -34,7 +34,8 @@ def show_status(settings: Settings, print_line: Callable[[str], None]) -> None:
     connection.connect(settings)
     resources, free = ray.cluster_resources(), ray.available_resources()
     cpus = f"{free.get('CPU', 0):g} of {resources.get('CPU', 0):g} CPUs free"
-    print_line(f"cluster {settings.dashboard}: {len(ray.nodes())} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    print_line(f"cluster {settings.dashboard}: {nodes} nodes, {cpus}, {resources.get('GPU', 0):g} GPUs")
     models = list_models()
     health = deployment_statuses(settings, models) if models else {}
     for model in models:

@@ -10,7 +10,7 @@ from cluster.errors import DataError
 from cluster.local_cluster import free_port
 from cluster.settings import Settings, load_settings
 from rayloop.cli import doctor
-from rayloop.cli.node_probe import NodeAnswer, door_problem, judge
+from rayloop.cli.node_probe import NodeAnswer, door_problem, judge, without_replaced
 
 ALIVE = {"NodeID": "n", "Alive": True, "NodeManagerAddress": "10.0.0.7"}
 WELL = NodeAnswer(clock_s=3.0, doubt_s=0.1, free_disk=0.5)
@@ -68,3 +68,9 @@ def test_door_that_does_not_answer_is_a_problem_of_its_node() -> None:
     settings = load_settings().model_copy(update={"serve_port": free_port()})
     assert door_problem(settings) == ""
     assert door_problem(settings.model_copy(update={"door": True})).endswith("[rayloop.door_silent]")
+
+
+def test_dead_node_is_no_problem_once_its_machine_is_back() -> None:
+    lost = ALIVE | {"NodeID": "lost", "Alive": False, "NodeManagerAddress": "10.0.0.8"}
+    before = ALIVE | {"NodeID": "before", "Alive": False}
+    assert without_replaced([before, ALIVE, lost]) == [ALIVE, lost]
