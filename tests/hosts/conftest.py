@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import signal
 import threading
@@ -12,15 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from tests.hosts.certificates import Authority
+from tests.hosts.certificates import CA, CERTIFICATE, KEY, Authority
 from tests.hosts.host import Host
-from tests.hosts.launcher import AT_HOME, RUN_S, Cluster
+from tests.hosts.launcher import AT_HOME, RUN_S, VARIABLES, Cluster
 from tests.hosts.network import HostsUnavailable, Network
 from tests.hosts.remote_stores import RemoteStores
 
 PROJECT = Path(__file__).with_name("visits.py")
 SMALL = {"RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION": "0.02"}
 """For a machine that holds all hosts."""
+VALID = datetime.timedelta(days=30)
+"""`rayloop doctor` reports a certificate that expires within 14."""
+DOOR_CERTIFICATE = "/srv/tls/door.pem"
+DOOR = {
+    "RAYLOOP_SERVE_HOST": "0.0.0.0",
+    "RAYLOOP_DOOR": "1",
+    "RAYLOOP_DOOR_PEER_CERTIFICATE": DOOR_CERTIFICATE,
+    "RAYLOOP_DOOR_PEER_AUTHORITY": CA,
+}
+"""A door on every node; what they send each other is encrypted."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -107,9 +118,12 @@ def cluster(
     client, head, *workers = (shared_network.add(f"up-{name}") for name in ("client", "head", "worker1", "worker2"))
     for host in (client, head, *workers):
         authority.trust(host)
-    stores.create_bucket(client)
     cluster = Cluster(client, head, workers)
-    cluster.write_files({"RAYLOOP_SERVE_HOST": "0.0.0.0"} | SMALL | stores.variables())
+    for host in cluster.nodes:
+        authority.equip(host, VALID)
+        host.write(DOOR_CERTIFICATE, host.path(CERTIFICATE).read_text() + host.path(KEY).read_text())
+    cluster.write_files(SMALL | DOOR | stores.variables())
+    stores.create_bucket(client, VARIABLES)
     yield cluster
     for host in (client, *cluster.nodes, stores.postgres.host, stores.redis.host, stores.s3.host):
         host.kill()

@@ -17,6 +17,8 @@ from tests.hosts.ssh import start_sshd
 
 FILE = ROOT / "ray-cluster-hosts.yaml"
 RUN_S = 900.0
+VARIABLES = "/root/.rayloop/cluster.env"
+"""On the client: what the launcher hands to the nodes."""
 UP_S = 240.0
 NODES_S = 240.0
 """Seconds until the workers have joined: the head's autoscaler logs in to them one after the other."""
@@ -48,7 +50,7 @@ class Cluster:
         self.client.write("/root/ray-cluster.yaml", yaml.safe_dump(config))
         self.client.write("/root/build/wheel/constraints.txt", "")
         lines = [f"{name}={shlex.quote(value)}\n" for name, value in variables.items()]
-        self.client.write("/root/.rayloop/cluster.env", "".join(lines))
+        self.client.write(VARIABLES, "".join(lines))
         self.client.run("ray", "get-auth-token", "--generate")
 
     def launch(self) -> str:
@@ -78,10 +80,20 @@ class Cluster:
             return []
         return list(nodes["data"]["result"]["result"])
 
+    def running_applications(self) -> list[str]:
+        """Applications that Serve's controller reports as running; none while it does not answer."""
+        try:
+            applications = self.ask("/api/serve/applications/")["applications"]
+        except (json.JSONDecodeError, KeyError):
+            return []
+        return [name for name, application in applications.items() if application["status"] == "RUNNING"]
+
     def ask(self, path: str) -> Any:
         """Ask the head's dashboard, with the token."""
         answer = self.client.run(
-            *("curl", "--silent", "--max-time", "10", "--header", "@-", f"{self.address}{path}"), input=self.header
+            *("curl", "--silent", "--max-time", "10", "--header", "@-", f"{self.address}{path}"),
+            input=self.header,
+            check=False,
         )
         return json.loads(answer.stdout)
 
@@ -100,6 +112,10 @@ class Cluster:
         environment = {"RAYLOOP_ADDRESS": self.address, **variables}
         command = (*AT_HOME, "python", "-m", "rayloop", *words)
         return self.client.run(*command, env=environment, check=check, timeout_s=timeout_s)
+
+    def python(self, code: str) -> str:
+        """Run code on the head with the variables of its node. Returns what it prints."""
+        return self.head.run("bash", "-ic", "python -", input=code).stdout
 
     def node_logs(self, host: Host) -> str:
         logs = "cat ~/.rayloop/*.log; tail -n 100 /tmp/ray/session_latest/logs/monitor*"

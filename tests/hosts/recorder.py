@@ -13,7 +13,7 @@ from tests.hosts.faults import FaultInjector
 from tests.hosts.history.check import BACK_S, check
 from tests.hosts.history.events import OK, History, Label, Order, Request
 from tests.hosts.host import Host
-from tests.hosts.launcher import RUN_S, Cluster, infer_url, request_body
+from tests.hosts.launcher import RUN_S, VARIABLES, Cluster, infer_url, request_body
 from tests.hosts.load import Account, LoadPlan
 from tests.hosts.load_client import Load
 from tests.hosts.schedules import Schedule
@@ -74,7 +74,7 @@ class Recorder:
 
     def read(self, prefix: str) -> History:
         """Return what the stores hold; of the log, the rows of requests whose id begins so."""
-        command = f". ~/.rayloop/cluster.env && exec python -m tests.hosts.store_reader {MODEL} {prefix}"
+        command = f". {VARIABLES} && exec python -m tests.hosts.store_reader {MODEL} {prefix}"
         output = self._cluster.client.run("bash", "-c", f"set -a; {command}", timeout_s=_READ_S).stdout
         return History.from_json(output.splitlines()[-1])
 

@@ -60,5 +60,6 @@ class RemoteStores:
         self.redis = start_redis(self.redis.host, self._authority)
         self.postgres = start_postgres(self.postgres.host, self._authority)
 
-    def create_bucket(self, client: Host) -> None:
-        client.run("python", "-c", _CREATE_BUCKET, env=self.variables())
+    def create_bucket(self, client: Host, variables: str) -> None:
+        """Create the bucket from a host; ``variables`` is a file of it, because arguments are for all to read."""
+        client.run("bash", "-c", f'set -a; . {variables}; exec python -c "$0"', _CREATE_BUCKET)

@@ -13,7 +13,7 @@ from tests.hosts.faults import FaultInjector
 from tests.hosts.history.check import check
 from tests.hosts.history.events import OK
 from tests.hosts.host import Host
-from tests.hosts.launcher import AT_HOME
+from tests.hosts.launcher import AT_HOME, VARIABLES
 from tests.hosts.network import Network
 from tests.hosts.recorder import Recorder
 from tests.hosts.remote_stores import RemoteStores
@@ -75,9 +75,9 @@ def test_stores_are_read_from_the_client(network: Network, authority: Authority,
     pytest.importorskip("psycopg2")
     pytest.importorskip("boto3")
     stores = RemoteStores(network, authority, "rec")
-    stores.create_bucket(client)
     lines = [f"{name}={shlex.quote(value)}\n" for name, value in stores.variables().items()]
-    client.write("/root/.rayloop/cluster.env", "".join(lines))
+    client.write(VARIABLES, "".join(lines))
+    stores.create_bucket(client, VARIABLES)
     cluster: Any = SimpleNamespace(client=client)
     recorder = Recorder(cluster, "")
     assert recorder.read("seed1").journal == ()

@@ -84,7 +84,7 @@ project = Project(
     model=ModelSpec(parameters={"hidden": (16,)}),
     train=TrainConfig(epochs=4, batch_size=128, lr=1e-2, workers=2),
     gate=GatePolicy(),
-    serving=Serving(replicas=2, cpus=0.5),
+    serving=Serving(replicas=2, cpus=0.2),
     rollout=RolloutPolicy(steps=(0.5, 1.0), margin=0.5, poll_s=0.5),
     drift=DriftPolicy(window_s=6 * 3600.0, span=1, min_rows=100),
     retrain=Retrain(holdout=timedelta(days=2)),
