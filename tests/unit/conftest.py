@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import sys
+from collections.abc import Iterator
 
-# Ray starts a cluster by itself when something asks for its context. Every later test of the process would find that
-# cluster running; without this, such a test fails where it asks.
-os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ray starts a cluster by itself when something asks for its context; every later test would find it running."""
+    if "ray" in sys.modules:
+        monkeypatch.setattr("ray._private.auto_init_hook.enable_auto_connect", False)
+    yield
+    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized(), "the test has started a Ray cluster"
