@@ -13,7 +13,7 @@ from cryptography import x509
 from cluster.door.admin_socket import AdminSocket
 from cluster.door.config import DoorConfig
 from cluster.door.status import AUTHORITY, PEER, PUBLIC
-from cluster.errors import SettingsError
+from cluster.errors import RayloopError, SettingsError
 from cluster.settings import Settings
 
 
@@ -36,7 +36,7 @@ def certificate_files(settings: Settings) -> dict[str, PemFile]:
 
 
 def read_expiry(content: str) -> datetime:
-    """Return when the first certificate of a PEM text ends to be valid. Raises ValueError when it holds none."""
+    """Return when the first certificate of a PEM text expires. Raises ValueError when it holds none."""
     return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(content.encode()))
 
 
@@ -62,14 +62,25 @@ class Certificates:
             file.prepare()
 
     def update(self, admin: AdminSocket) -> bool:
-        """Give HAProxy what has changed. Returns whether something has.
+        """Give HAProxy the first file that has changed; the others' turn comes with the next call.
+
+        Returns:
+            Whether one has.
 
         Raises:
-            RayloopError: HAProxy refuses a file, and keeps the content it has.
-            OSError: It does not answer.
+            RayloopError: One cannot be read, or HAProxy refuses it and keeps the content it has; it holds up no other.
+            OSError: HAProxy does not answer.
         """
-        # The others' turn comes with the next tick.
-        return any(file.update(admin) for file in self._files)
+        refusals = []
+        for file in self._files:
+            try:
+                if file.update(admin):
+                    return True
+            except RayloopError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+        return False
 
     def expiries(self) -> Mapping[str, float]:
         """Return until when the certificates in use are valid, Unix time by key."""
@@ -118,6 +129,11 @@ class _File:
 
     def _read(self) -> str:
         """The content of the file; empty while it is being replaced."""
-        with suppress(FileNotFoundError):
+        try:
             return Path(self._source.path).read_text() if self._source.path else ""
-        return ""
+        except FileNotFoundError:
+            return ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise RayloopError(
+                "rayloop.certificate_unreadable", variable=self._source.variable, path=self._source.path
+            ) from error

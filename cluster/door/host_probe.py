@@ -6,6 +6,8 @@ A process that is too busy for a check is no sign of that, and a refusal is an a
 from __future__ import annotations
 
 import errno
+import itertools
+import logging
 import select
 import socket
 import threading
@@ -19,19 +21,24 @@ PERIOD_S = 0.3
 MISSES = 3
 """Attempts in a row without an answer after which a host is gone."""
 
+_log = logging.getLogger(__name__)
+
 
 class HostProbe(threading.Thread):
     """Tries to connect to each host, again and again."""
 
     def __init__(self) -> None:
         super().__init__(name="host-probe", daemon=True)
-        self._targets: tuple[Target, ...] = ()
+        self._targets: dict[str, list[Target]] = {}
         self._misses: dict[str, int] = {}
         self._stop = threading.Event()
 
     def watch(self, targets: Iterable[Target]) -> None:
-        """Try these addresses from now on, one for each host."""
-        self._targets = tuple({target.host: target for target in targets}.values())
+        """Try these addresses from now on: in each round another one of a host, whose other replicas may be stuck."""
+        found: dict[str, list[Target]] = {}
+        for target in targets:
+            found.setdefault(target.host, []).append(target)
+        self._targets = found
 
     def gone(self) -> frozenset[str]:
         """Return the hosts that are gone."""
@@ -39,12 +46,19 @@ class HostProbe(threading.Thread):
 
     def run(self) -> None:
         """Probe until ``stop``."""
-        while not self._stop.is_set():
-            started, targets = time.monotonic(), self._targets
-            missing = silent_hosts(targets, PERIOD_S)
+        for number in itertools.count():
+            started = time.monotonic()
+            targets = [choices[number % len(choices)] for choices in self._targets.values()]
+            try:
+                missing = silent_hosts(targets, PERIOD_S)
+            except OSError as error:
+                # Such as no file descriptor left, which says nothing about the hosts.
+                _log.error("hosts cannot be probed: %s", error)
+                missing = set()
             before = self._misses
             self._misses = {t.host: before.get(t.host, 0) + 1 if t.host in missing else 0 for t in targets}
-            self._stop.wait(max(0.0, started + PERIOD_S - time.monotonic()))
+            if self._stop.wait(max(0.0, started + PERIOD_S - time.monotonic())):
+                return
 
     def stop(self) -> None:
         """End the thread after the present attempt."""

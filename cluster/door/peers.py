@@ -16,9 +16,16 @@ def peer_ports(settings: Settings) -> PeerPorts | None:
     """Return where this host's door takes requests of other doors; None without certificates for the link.
 
     Raises:
-        SettingsError: The ports are also those of replicas.
+        SettingsError: The ports are also those of replicas, or there is an authority without a certificate.
     """
     if not settings.door_peer_certificate:
+        if settings.door_peer_authority:
+            raise SettingsError(
+                "settings.invalid",
+                variable="RAYLOOP_DOOR_PEER_CERTIFICATE",
+                value="",
+                reason="with RAYLOOP_DOOR_PEER_AUTHORITY the door needs a certificate, too",
+            )
         return None
     first, replicas = settings.door_peer_ports_from, settings.replica_ports_from
     if first < replicas + _REPLICA_PORTS and replicas < first + _PORTS:

@@ -118,10 +118,9 @@ def test_worker_that_is_lost_fails_no_request_of_the_others_and_comes_back(
     cluster.boot(goes)
     cluster.await_nodes(cluster.nodes)
     await_rotation(cluster)
-    failed = failures(load.finish(), killed)
-    print(f"failed: {failed}")
-    # Those that were on their way to the host that went, and what came before it was out of rotation.
-    assert [request for request in failed if not -5 < request[0] < ROTATION_S] == []
+    account = load.finish()
+    # What was on its way to the host that went is small enough to be repeated.
+    assert (failures(account, killed), account.missing) == ([], 0)
     start_load(goes, "worker-back").finish()
 
 

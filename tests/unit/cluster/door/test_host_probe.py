@@ -50,6 +50,23 @@ def test_host_is_gone_after_misses_in_a_row_and_back_with_one_answer() -> None:
         probe.stop()
 
 
+def test_host_with_a_stuck_replica_is_not_gone() -> None:
+    probe, (sockets, silent) = HostProbe(), full_listener()
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        probe.watch([silent, Target(host="127.0.0.2", port=server.getsockname()[1])])
+        probe.start()
+        try:
+            server.settimeout(20)
+            # Between two of these it has tried the one that is silent.
+            for _ in range(MISSES + 2):
+                server.accept()[0].close()
+                assert not probe.gone()
+        finally:
+            probe.stop()
+    for each in sockets:
+        each.close()
+
+
 def test_only_addresses_of_other_interfaces_are_probed() -> None:
     remote = Replica(http=Target(host="10.0.0.7", port=31500), peer=True)
     members = Membership(root=(remote,), models={"a": (Replica(http=REFUSES), remote)})
