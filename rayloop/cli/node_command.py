@@ -12,7 +12,6 @@ A head stores GCS's state on its disk: with it, nodes, actors and Serve's applic
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import shutil
 import subprocess
@@ -29,6 +28,7 @@ from cluster import local_cluster
 from cluster.errors import ClusterUnavailable, ProjectError
 from cluster.node.environment import NODE_DOOR_VARIABLE, node_environment
 from cluster.settings import Settings
+from cluster.values import Stored
 
 START_S = 180.0
 """Seconds within which a node must start. ``ray start`` itself waits forever for a head that is not there."""
@@ -37,6 +37,14 @@ STOPPED_S = 10.0
 """How long a raylet that ended without an error stays down: ``ray stop`` ends raylets first, then the supervisor."""
 _STARTED = "Ray runtime started."
 _POLL_S = 0.5
+_DOOR_LOG_BYTES = 1 << 20
+"""Size beyond which the door's log begins again when the door starts."""
+
+
+class _NodeCommand(Stored, stored_as="command of a node"):
+    """How a node was started last."""
+
+    command: tuple[str, ...]
 
 
 def start_node(settings: Settings, command: Sequence[str]) -> None:
@@ -55,7 +63,7 @@ def start_node(settings: Settings, command: Sequence[str]) -> None:
         raise ProjectError("project.not_a_node_command", command=" ".join(command))
     local_cluster.stop(settings)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _command_file(settings).write_text(json.dumps({"schema_version": 1, "command": command}))
+    _keep_command(settings, command)
     ready, log = settings.home / "node.ready", settings.home / "node.log"
     ready.unlink(missing_ok=True)
     supervise = [sys.executable, "-m", "rayloop", "node", "--supervise", "--", *command]
@@ -90,13 +98,17 @@ def supervise_node(settings: Settings, command: Sequence[str]) -> None:
 
 def _keep_door(settings: Settings) -> None:
     """Have a process more than the door needs: it waits for the lock of the door's supervisors, and is renewed."""
-    environment = os.environ | {NODE_DOOR_VARIABLE: "1"}
+    environment, log = os.environ | {NODE_DOOR_VARIABLE: "1"}, settings.home / "door.log"
     while True:
-        with (settings.home / "door.log").open("a") as out:
-            subprocess.run(
-                [sys.executable, "-m", "cluster.door"], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-                start_new_session=True, env=environment, check=False,
-            )  # fmt: skip
+        try:
+            with log.open("a" if log.exists() and log.stat().st_size < _DOOR_LOG_BYTES else "w") as out:
+                subprocess.run(
+                    [sys.executable, "-m", "cluster.door"], stdin=subprocess.DEVNULL, stdout=out,
+                    stderr=subprocess.STDOUT, start_new_session=True, env=environment, check=False,
+                )  # fmt: skip
+        except OSError as error:
+            # Such as a disk that is full: the next attempt may succeed.
+            print(f"the door does not start: {error}", flush=True)
         time.sleep(RESTART_S)
 
 
@@ -104,9 +116,16 @@ def _command_file(settings: Settings) -> Path:
     return settings.home / "node.json"
 
 
+def _keep_command(settings: Settings, command: Sequence[str]) -> None:
+    # In one step: a machine that loses power must find it when it boots.
+    new = settings.home / "node.json.new"
+    new.write_text(_NodeCommand(command=tuple(command)).model_dump_json())
+    new.replace(_command_file(settings))
+
+
 def _last_command(settings: Settings) -> list[str]:
     try:
-        return list(json.loads(_command_file(settings).read_text())["command"])
+        return list(_NodeCommand.model_validate_json(_command_file(settings).read_text()).command)
     except FileNotFoundError as error:
         raise ProjectError("project.not_a_node_command", command="") from error
 
@@ -123,12 +142,14 @@ def node_variables(settings: Settings, command: Sequence[str]) -> dict[str, str]
     # Without GCS a raylet ends itself after 60 s by default, and its replicas with it: it must outlast a head that is
     # repaired.
     patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "86400"}
-    return node_environment(settings) | dashboard | session | patience | (_gcs_store(settings) if head else {})
+    return patience | node_environment(settings) | dashboard | session | (_gcs_store(settings) if head else {})
 
 
 def _head_address(command: Sequence[str]) -> str:
     """The host of ``--address``, which is one word or two."""
     words = " ".join(command).replace("--address=", "--address ").split()
+    if "--address" not in words[:-1]:
+        raise ProjectError("project.not_a_node_command", command=" ".join(command))
     return words[words.index("--address") + 1].rpartition(":")[0]
 
 
@@ -136,9 +157,11 @@ def _gcs_store(settings: Settings) -> dict[str, str]:
     """Variables with which GCS stores its state, if Redis does not. What another release stored is removed."""
     if "RAY_REDIS_ADDRESS" in os.environ:
         return {}
-    release = f"ray-{importlib.metadata.version('ray')}-layout-{local_cluster.LAYOUT}"
+    # Actors are pickled, which another version of Python does not read.
+    python = f"python-{sys.version_info.major}.{sys.version_info.minor}"
+    release = f"ray-{importlib.metadata.version('ray')}-{python}-layout-{local_cluster.LAYOUT}"
     stores = settings.home / "gcs"
-    for other in stores.glob("*"):
+    for other in stores.glob("*/"):
         if other.name != release:
             shutil.rmtree(other)
     (stores / release).mkdir(parents=True, exist_ok=True)

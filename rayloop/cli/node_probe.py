@@ -16,6 +16,8 @@ from cluster.door.probe import check_door
 from cluster.errors import RayloopError
 from cluster.settings import Settings, load_settings
 
+_ON_PURPOSE = (1, 4)
+"""Ray's NodeDeathInfo.Reason: EXPECTED_TERMINATION and AUTOSCALER_DRAIN_IDLE."""
 _LIMIT_S = 20.0
 """Seconds in which a node must answer: a worker process may have to start there."""
 _MAX_CLOCK_S = 5.0
@@ -57,9 +59,15 @@ def probe_nodes() -> list[NodeProbe]:
 
 
 def without_replaced(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out dead nodes whose machine is back: it is a new node of the same address."""
+    """Leave out dead nodes that nobody misses.
+
+    A machine that is back is a new node of the same address; a node that was stopped, or was idle for so long that the
+    autoscaler removed it, left on purpose.
+    """
     back = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
-    return [node for node in nodes if node["Alive"] or node["NodeManagerAddress"] not in back]
+    gone = [node for node in nodes if not node["Alive"] and node["NodeManagerAddress"] not in back]
+    lost = [node for node in gone if node.get("DeathReason") not in _ON_PURPOSE]
+    return [node for node in nodes if node["Alive"] or node in lost]
 
 
 def judge(node: dict[str, Any], answer: NodeAnswer | None) -> NodeProbe:

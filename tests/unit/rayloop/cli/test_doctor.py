@@ -73,4 +73,5 @@ def test_door_that_does_not_answer_is_a_problem_of_its_node() -> None:
 def test_dead_node_is_no_problem_once_its_machine_is_back() -> None:
     lost = ALIVE | {"NodeID": "lost", "Alive": False, "NodeManagerAddress": "10.0.0.8"}
     before = ALIVE | {"NodeID": "before", "Alive": False}
-    assert without_replaced([before, ALIVE, lost]) == [ALIVE, lost]
+    stopped = lost | {"NodeID": "stopped", "DeathReason": 1}
+    assert without_replaced([before, ALIVE, lost, stopped]) == [ALIVE, lost]
