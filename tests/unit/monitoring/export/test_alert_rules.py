@@ -45,6 +45,7 @@ DOOR = {"instance": "127.0.0.1:9101"}
 PEER = {**DOOR, "certificate": "peer"}
 SUPERVISED = "rayloop_door_supervised_timestamp_seconds"
 EXPIRY = "rayloop_door_certificate_expiry_timestamp_seconds"
+NO_VALUES = " ".join(["NaN"] * 21)
 # Rule, series with values minute by minute, time of evaluation, and the labels it fires with; None: it must not fire.
 CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopDrift", {series("ray_rayloop_drift_drifting", **V): "0 0 1 1"}, "2m", V),
@@ -189,10 +190,16 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopDoorDown", {series("up", job="door", **DOOR): "1x20"}, "18m", None),
     ("RayloopDoorUnsupervised", {series(SUPERVISED, **DOOR): "0+60x5 300x20"}, "10m", DOOR),
     ("RayloopDoorUnsupervised", {series(SUPERVISED, **DOOR): "0+60x20"}, "10m", None),
-    ("RayloopDoorUnsupervised", {series(SUPERVISED, **DOOR): "NaNx20"}, "10m", None),
+    (
+        "RayloopDoorUnsupervised",
+        {series(SUPERVISED, instance="a"): "0+60x20", series(SUPERVISED, instance="b"): "0+60x5 300x20"},
+        "10m",
+        {"instance": "b"},
+    ),
+    ("RayloopDoorUnsupervised", {series(SUPERVISED, **DOOR): NO_VALUES}, "10m", None),
     ("RayloopCertificateExpires", {series(EXPIRY, **PEER): f"{13 * 86400}x20"}, "10m", PEER),
     ("RayloopCertificateExpires", {series(EXPIRY, **PEER): f"{15 * 86400}x20"}, "10m", None),
-    ("RayloopCertificateExpires", {series(EXPIRY, **PEER): "NaNx20"}, "10m", None),
+    ("RayloopCertificateExpires", {series(EXPIRY, **PEER): NO_VALUES}, "10m", None),
     ("RayloopNodeLost", {series("ray_node_failure_total", ip="h"): "_x5 1+0x30"}, "9m", {}),
     ("RayloopNodeLost", {series("ray_node_failure_total", ip="h"): "_x5 1+0x30"}, "25m", None),
     (
