@@ -17,6 +17,10 @@ from cluster.errors import SettingsError
 _PASSWORD = re.compile(r"(?<=:)[^:/?#]+(?=@[^/@]*(?:[/?#]|$))|(?<=password=)[^&]+")
 
 
+PORTS_PER_PROTOCOL = 500
+"""Ports that replicas of a host may have for HTTP, and as many for gRPC."""
+
+
 class Settings(BaseSettings):
     """Where state is kept and which ports are used. Each field is ``RAYLOOP_<NAME>`` in the environment."""
 
@@ -120,10 +124,21 @@ class Settings(BaseSettings):
         return Path(tempfile.gettempdir()) / f"rayloop-{tag}"
 
     @property
+    def replica_grpc_ports_from(self) -> int:
+        """First port of replicas for gRPC."""
+        return self.replica_ports_from + PORTS_PER_PROTOCOL
+
+    @property
+    def fallback_ports(self) -> tuple[int, int]:
+        """Ports of Serve's fallback proxies, HTTP and gRPC; they follow those of replicas."""
+        first = self.replica_grpc_ports_from + PORTS_PER_PROTOCOL
+        return first, first + 1
+
+    @property
     def proxy_ports(self) -> tuple[int, int]:
         """Ports of Serve's own proxy, HTTP and gRPC: behind a door, callers do not use it."""
         if self.door:
-            return self.replica_ports_from + 1000, self.replica_ports_from + 1001
+            return self.fallback_ports
         return self.serve_port, self.grpc_port
 
     @property

@@ -84,7 +84,8 @@ class TrainConfig(Frozen):
     """Weight of each class in the loss. "balanced" gives every class the same total weight (multi-label: rows with and
     without each label). With weights, scores are no longer probabilities of the training rows."""
     checkpoint_steps: int | None = Field(default=None, ge=0)
-    """Steps between checkpoints; 0 writes none within epochs. By default a worker that dies costs 4 % of all steps."""
+    """Steps between checkpoints; 0 writes none within epochs. By default a worker that dies costs at most 4 % of all
+    steps, or one step."""
     checkpoint_epochs: int = Field(default=1, ge=0)
     """Epochs between checkpoints; 0 writes none at the end of epochs."""
     restarts: int = Field(default=2, ge=0)

@@ -57,7 +57,7 @@ class Certificates:
         self._files = [_File(source, places[key], key) for key, source in certificate_files(settings).items()]
 
     def prepare(self) -> None:
-        """Have copies to start HAProxy with. Raises SettingsError for a file that is missing."""
+        """Have copies to start HAProxy with. Raises RayloopError for a file that is missing or unreadable."""
         for file in self._files:
             file.prepare()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cluster.door.membership import ANY_MODEL, Membership, Target
+from cluster.settings import PORTS_PER_PROTOCOL
 from cluster.values import Frozen
 
 ROOT_POOL = 0
@@ -22,7 +23,7 @@ class PeerPorts(Frozen):
     first: int
     first_of_replicas: int
     """First of the ports that replicas listen on."""
-    count: int = 500
+    count: int = PORTS_PER_PROTOCOL
     """Ports for HTTP; those for gRPC follow, as many."""
 
 

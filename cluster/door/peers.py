@@ -7,9 +7,7 @@ import psutil
 from cluster.door.config import PeerPorts
 from cluster.door.membership import PeerLink
 from cluster.errors import SettingsError
-from cluster.settings import Settings
-
-_PORTS, _REPLICA_PORTS = 1000, 1002
+from cluster.settings import PORTS_PER_PROTOCOL, Settings
 
 
 def peer_ports(settings: Settings) -> PeerPorts | None:
@@ -27,13 +25,13 @@ def peer_ports(settings: Settings) -> PeerPorts | None:
                 reason="with RAYLOOP_DOOR_PEER_AUTHORITY the door needs a certificate, too",
             )
         return None
-    first, replicas = settings.door_peer_ports_from, settings.replica_ports_from
-    if first < replicas + _REPLICA_PORTS and replicas < first + _PORTS:
+    first, replicas, last = settings.door_peer_ports_from, settings.replica_ports_from, settings.fallback_ports[1]
+    if first <= last and replicas < first + 2 * PORTS_PER_PROTOCOL:
         raise SettingsError(
             "settings.invalid",
             variable="RAYLOOP_DOOR_PEER_PORTS_FROM",
             value=first,
-            reason=f"ports {replicas} to {replicas + _REPLICA_PORTS - 1} are those of replicas",
+            reason=f"ports {replicas} to {last} are those of replicas",
         )
     return PeerPorts(host=settings.serve_host, first=first, first_of_replicas=replicas)
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import http.client
 import ssl
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.door.certificates import PemFile, certificate_files, read_expiry
+from cluster.door.status import LEAST_VALIDITY
 from cluster.errors import RayloopError
 from cluster.settings import Settings
-
-LEAST_VALIDITY = timedelta(days=14)
-"""For how long a certificate should at least be valid, as in the alert."""
 
 _TIMEOUT_S = 2.0
 

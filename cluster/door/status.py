@@ -6,8 +6,11 @@ HAProxy answers with them from a map that the supervisor writes, so that they te
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 
+LEAST_VALIDITY = timedelta(days=14)
+"""For how long a certificate should at least be valid; the alert and the doctor report one that expires sooner."""
 SUPERVISED = "supervised"
 """Key of the moment at which the supervisor last looked after the door."""
 PUBLIC, PEER, AUTHORITY = "public", "peer", "authority"

@@ -35,9 +35,9 @@ def node_environment(settings: Settings) -> dict[str, str]:
         "RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "token"),
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(settings.replica_ports_from),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_ports_from + 499),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(settings.replica_ports_from + 500),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(settings.replica_ports_from + 999),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(settings.replica_grpc_ports_from - 1),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(settings.replica_grpc_ports_from),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(settings.fallback_ports[0] - 1),
         # What is before a replica notices within seconds that it is leaving; by default Serve drains it for thirty.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "10",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -75,7 +75,7 @@ def _serve_haproxy(settings: Settings) -> dict[str, str]:
     fallback = {
         # HAProxy sends to these while an application has no replica. Ray opens them with SO_REUSEPORT: two clusters of
         # one machine with the same port would get each other's requests and answer them with 404.
-        "FALLBACK_PROXY_HTTP_PORT": str(settings.replica_ports_from + 1000),
-        "FALLBACK_PROXY_GRPC_PORT": str(settings.replica_ports_from + 1001),
+        "FALLBACK_PROXY_HTTP_PORT": str(settings.fallback_ports[0]),
+        "FALLBACK_PROXY_GRPC_PORT": str(settings.fallback_ports[1]),
     }
     return {"ENABLE_HA_PROXY": "1"} | fallback | {f"HAPROXY_{name}": value for name, value in haproxy.items()}

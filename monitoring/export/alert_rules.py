@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from cluster.door.status import LEAST_VALIDITY
 from cluster.values import Frozen
 
 DOCUMENTATION_URL = "https://rayloop.github.io/rayloop"
@@ -200,7 +201,8 @@ RULES = (
     ),
     AlertRule(
         name="RayloopCertificateExpires",
-        expr="min by (instance, certificate) (rayloop_door_certificate_expiry_timestamp_seconds) - time() < 14 * 86400",
+        expr="min by (instance, certificate) (rayloop_door_certificate_expiry_timestamp_seconds)"
+        f" - time() < {LEAST_VALIDITY.days} * 86400",
         duration="5m",
         summary="The certificate ({{ $labels.certificate }}) of the door at {{ $labels.instance }}"
         " expires in {{ $value | humanizeDuration }}",

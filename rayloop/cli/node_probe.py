@@ -59,15 +59,17 @@ def probe_nodes() -> list[NodeProbe]:
 
 
 def without_replaced(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out dead nodes that nobody misses.
+    """Leave out dead nodes that are not lost.
 
-    A machine that is back is a new node of the same address; a node that was stopped, or was idle for so long that the
-    autoscaler removed it, left on purpose.
+    A machine that is back is a new node of the same address; a node that was stopped, or that the autoscaler removed
+    because it was idle, left on purpose.
     """
     back = {node["NodeManagerAddress"] for node in nodes if node["Alive"]}
-    gone = [node for node in nodes if not node["Alive"] and node["NodeManagerAddress"] not in back]
-    lost = [node for node in gone if node.get("DeathReason") not in _ON_PURPOSE]
-    return [node for node in nodes if node["Alive"] or node in lost]
+
+    def replaced(node: dict[str, Any]) -> bool:
+        return node["NodeManagerAddress"] in back or node.get("DeathReason") in _ON_PURPOSE
+
+    return [node for node in nodes if node["Alive"] or not replaced(node)]
 
 
 def judge(node: dict[str, Any], answer: NodeAnswer | None) -> NodeProbe:

@@ -17,6 +17,7 @@ from tests.hosts.ssh import start_sshd
 
 FILE = ROOT / "ray-cluster-hosts.yaml"
 RUN_S = 900.0
+ALL_RUN = "2 of 2 replicas run"
 VARIABLES = "/root/.rayloop/cluster.env"
 """On the client: what the launcher hands to the nodes."""
 UP_S = 240.0
@@ -79,6 +80,10 @@ class Cluster:
         except (json.JSONDecodeError, KeyError):
             return []
         return list(nodes["data"]["result"]["result"])
+
+    def await_replicas(self) -> None:
+        """Wait until both replicas of the project run."""
+        until(lambda: ALL_RUN in self.rayloop("status", check=False).stdout, "both replicas run", RUN_S)
 
     def running_applications(self) -> list[str]:
         """Applications that Serve's controller reports as running; none while it does not answer."""

@@ -27,7 +27,6 @@ KILLS = list(np.random.default_rng(0).uniform(0, 15, int(os.environ.get("RAYLOOP
 """Seconds for which the head is away, one kill after the other."""
 ROTATION_S = 2.0
 """Seconds within which a host that is lost gets no more requests."""
-IN_ROTATION = "2 of 2 replicas run"
 COUNT_ROWS = """
 from cluster.settings import load_settings
 from cluster.storage.tables import Tables
@@ -66,10 +65,6 @@ def logged_rows(cluster: Cluster, name: str) -> int:
     return int(cluster.python(COUNT_ROWS.format(request=name)).split()[-1])
 
 
-def await_rotation(cluster: Cluster) -> None:
-    until(lambda: IN_ROTATION in cluster.rayloop("status", check=False).stdout, "all replicas run", 300)
-
-
 def lose_head(cluster: Cluster, loads: dict[str, Load], away_s: float) -> tuple[float, float]:
     """Kill the head, boot it again after so many seconds of load.
 
@@ -96,7 +91,7 @@ def test_head_that_is_lost_and_back_fails_no_request_at_the_workers(
     names = [f"head-lost-{uuid.uuid4().hex}" for _ in cluster.workers]
     loads = {name: start_load(worker, name) for name, worker in zip(names, cluster.workers, strict=True)}
     losses = [lose_head(cluster, loads, away_s) for away_s in times]
-    await_rotation(cluster)
+    cluster.await_replicas()
     accounts = {name: load.finish() for name, load in loads.items()}
     killed = losses[0][0]
     assert [(failures(account, killed), account.missing) for account in accounts.values()] == [([], 0), ([], 0)]
@@ -117,7 +112,7 @@ def test_worker_that_is_lost_fails_no_request_of_the_others_and_comes_back(
     await_answers(load, 30)
     cluster.boot(goes)
     cluster.await_nodes(cluster.nodes)
-    await_rotation(cluster)
+    cluster.await_replicas()
     account = load.finish()
     # What was on its way to the host that went is small enough to be repeated.
     assert (failures(account, killed), account.missing) == ([], 0)
@@ -135,7 +130,7 @@ def test_worker_that_is_cut_off_answers_and_joins_again(
     shared_network.heal()
     healed = time.monotonic()
     cluster.await_nodes(cluster.nodes)
-    await_rotation(cluster)
+    cluster.await_replicas()
     account = load.finish()
     print(f"back {time.monotonic() - healed:.1f} s after the heal; failed: {failures(account, cut_at)}")
     assert failures(account.between(cut_at + ROTATION_S, healed), cut_at) == []

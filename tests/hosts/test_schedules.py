@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.factories.until import until
 from tests.hosts.certificates import Authority
 from tests.hosts.faults import FaultInjector, Service
 from tests.hosts.history.check import check
@@ -65,7 +64,7 @@ def test_schedule_of_faults_leaves_a_history_without_violations(
     }
 
     cluster.await_nodes(cluster.nodes)
-    until(lambda: "2 of 2 replicas run" in cluster.rayloop("status", check=False).stdout, "both replicas run", RUN_S)
+    cluster.await_replicas()
     with FaultInjector(shared_network, [cluster.client], cluster.boot, services) as injector:
         history = recorder.record(seed, schedule, injector)
     (tmp_path / "history.json").write_text(history.to_json())
