@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     """Port of Ray's dashboard and of its Jobs and Serve APIs."""
     serve_host: str = "127.0.0.1"
     """Address at which models are served. The default admits callers on this machine only; ``0.0.0.0`` admits others,
-    and every node with a replica answers."""
+    and every node with a replica answers, or with a door every node."""
     serve_port: int = Field(default=8000, ge=1, le=65535)
     """HTTP port of served models."""
     grpc_port: int = Field(default=9000, ge=1, le=65535)
@@ -93,19 +93,19 @@ class Settings(BaseSettings):
     haproxy_metrics_port: int = Field(default=9101, ge=1, le=65535)
     """Port of HAProxy's metrics for Prometheus."""
     door: bool = False
-    """Whether rayloop's own door is before the replicas, which ``rayloop up`` starts; default: Serve's HAProxy."""
+    """Whether rayloop's own door is in front of the replicas; ``rayloop up`` starts it. Default: Serve's HAProxy."""
     door_certificate: str = ""
-    """PEM file with the certificate chain and the key of the door; default: no TLS. New
-    content is used within a second."""
+    """PEM file with the certificate chain and the key of the door; default: no TLS. New content is used within a
+    second."""
     door_peer_certificate: str = ""
-    """PEM file with the certificate chain and the key by which the doors of a cluster's hosts know each other. With it,
-    replicas listen on the loopback address, and doors encrypt what they send each other; default: they send to
-    replicas of other hosts without encryption."""
+    """PEM file with the certificate chain and the key with which the doors of a cluster's hosts identify themselves.
+    With it, replicas listen on the loopback address, and doors encrypt what they send each other; default: they send
+    to replicas of other hosts without encryption."""
     door_peer_authority: str = ""
     """PEM file with the certificate of the authority that signs those of doors, and of nothing else; required with
     ``door_peer_certificate``."""
     door_peer_ports_from: int = Field(default=31500, ge=1024, le=64000)
-    """First of 1,000 ports at which the door takes what the doors of other hosts send to this host's replicas."""
+    """First of 1,000 ports at which the door accepts what the doors of other hosts send to this host's replicas."""
     door_models: int = Field(default=32, ge=1, le=1000)
     """Models that the door can serve at once."""
     door_replicas: int = Field(default=32, ge=1, le=1000)

@@ -69,7 +69,7 @@ class DriftPolicy(Frozen):
     """Windows by count: successive windows of ``window_s`` are merged until they contain this many rows. Each row is
     then in one run, and ``span`` has no effect."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
-    """False alarms per window, over all watched columns."""
+    """False alarms per window, over all monitored columns."""
     false_alarms: float | None = Field(default=None, gt=0)
     """Expected false alarms in 30 days, spent evenly over the windows; replaces ``alpha``."""
     test: Literal["distance", "all"] = "distance"

@@ -1,4 +1,4 @@
-"""The token of a Ray cluster. Who has it can run code on the cluster."""
+"""The token of a Ray cluster. Anyone who has it can run code on the cluster."""
 
 from __future__ import annotations
 

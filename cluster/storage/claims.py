@@ -1,7 +1,7 @@
-"""Claims: of all processes that take themselves for the same writer, the newest may write.
+"""Claims: of all processes that act as the same writer, the newest may write.
 
 A process that was cut off or stopped does not know that another has taken its place. Each has an epoch, which the
-catalog's database gives out, and each commit checks it in the transaction that makes the commit.
+catalog's database issues, and each commit checks it in the transaction that makes the commit.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class ModelServer(GrpcServicer):
                 config = ServerConfig.from_stored(user_config)
                 if before is not None and config.writer < before.config.writer:
                     # It was cut off, and replaced; the newer one restores what this replica serves.
-                    _log.warning("a configuration by an earlier writer is ignored")
+                    _log.warning("ignoring a configuration from a replaced writer")
                     return
                 self._state = await self._load(config)
                 self._failure = ""
@@ -92,7 +92,7 @@ class ModelServer(GrpcServicer):
                 if self._state is None:
                     raise
                 self._failure = str(error)
-                _log.error("v%s stays: %s", self._state.champion.version, error)
+                _log.error("keeping v%s: %s", self._state.champion.version, error)
 
     async def state(self) -> dict[str, str]:
         """The version served, the split in effect, and why the newest configuration failed to load, if it did."""

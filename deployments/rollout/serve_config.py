@@ -54,7 +54,7 @@ _DRAIN_S = 120.0
 _WRITE_S = 90.0
 """For reading and writing the configuration; the first write starts Serve."""
 WATCH_S = 10.0
-"""Seconds between looks at the configuration."""
+"""Seconds between checks of the configuration."""
 
 _log = logging.getLogger(__name__)
 
@@ -310,7 +310,7 @@ class ServeConfigWriter:
                 return
             except Exception:
                 # Serve may answer later.
-                _log.exception("Serve's configuration could not be watched")
+                _log.exception("cannot check Serve's configuration")
 
     async def _read(self) -> Applications:
         return serve_details.declared_applications(await self._details())

@@ -184,7 +184,7 @@ class LogWriter:
             except Exception:
                 # The catalog may answer later; the rows are kept until then.
                 self._commit_failures.inc(tags={"model": self._model})
-                _log.exception("the log of %s could not be opened, or committed", self._model)
+                _log.exception("cannot open or commit the log of %s", self._model)
             await asyncio.sleep(COMMIT_EVERY_S)
 
     async def _open(self) -> None:
@@ -253,7 +253,7 @@ class LogWriter:
             name = self._names[commit.kind]
             snapshot = await in_thread(_APPEND_S, name, self._tables.append, name, rows, commit.key, evolve=True)
         except DataError as error:
-            _log.error("%d rows of %s are refused: %s", rows.num_rows, commit.kind, error)
+            _log.error("rejected %d rows of %s: %s", rows.num_rows, commit.kind, error)
             return error
         self._totals[commit.kind] = snapshot.rows
         self._lost.record_written(commit.kind, rows.column("batch"))

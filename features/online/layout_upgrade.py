@@ -72,7 +72,7 @@ class ServingStates:
         }
         if old_views and not self._is_logged:
             names = ", ".join(view.name for view in old_views.values())
-            _log.warning("reading states of rayloop 0.1, until they are loaded again: %s", names)
+            _log.warning("reading states of rayloop 0.1, until they are reloaded: %s", names)
             self._is_logged = True
         self._old_views = old_views
         return [values[i + count if key[:PREFIX_BYTES] in old_views else i] for i, key in enumerate(keys)]

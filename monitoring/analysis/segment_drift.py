@@ -70,7 +70,7 @@ def evaluate_segments(
         run: Live rows.
         task: Task of the model.
         columns: Features.
-        policy: Windows, effect and watched columns.
+        policy: Windows, effect and monitored columns.
         settings: Segments and level.
 
     Returns:

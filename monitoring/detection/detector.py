@@ -36,8 +36,9 @@ class ColumnResult(Frozen):
     """The distance divided by its threshold."""
     p_value: float
     watched: bool
+    """Whether it is a monitored column."""
     drifted: bool
-    """Watched, and too far."""
+    """Monitored, and too far."""
     strongest: str = ""
     """The statistic with the smallest p-value, where all were tested."""
     mean: float | None = None
@@ -60,7 +61,7 @@ class WindowResult(Frozen):
 
     @property
     def drifted(self) -> tuple[str, ...]:
-        """Watched columns beyond their thresholds, farthest first."""
+        """Monitored columns beyond their thresholds, farthest first."""
         names = [name for name, column in self.columns.items() if column.drifted]
         return tuple(sorted(names, key=lambda name: -self.columns[name].ratio))
 
@@ -117,8 +118,8 @@ def evaluate_run(
 ) -> WindowResult:
     """Compare a live run with the reference.
 
-    Benjamini-Hochberg over the watched columns decides which are too far; the others are compared with the same level,
-    for information, and never drift.
+    Benjamini-Hochberg over the monitored columns decides which are too far; the others are compared with the same
+    level, for information, and never drift.
 
     Args:
         drift_reference: The reference and its null distributions.
@@ -197,7 +198,7 @@ def _note(drift_reference: DriftReference, distances: Mapping[str, Distances]) -
         notes.append(f"the reference contains {drift_reference.runs} runs of windows: only sampling noise is tested")
     absent = [name for name in drift_reference.monitored_columns if not distances[name].rows]
     if absent:
-        notes.append(f"watched, but not in the traffic: {', '.join(absent)}")
+        notes.append(f"monitored, but not in the traffic: {', '.join(absent)}")
     return "; ".join(notes)
 
 

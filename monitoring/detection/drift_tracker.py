@@ -57,7 +57,7 @@ class DriftTracker:
 
         Raises:
             DataError: The reference is damaged, or its windows differ from the policy's.
-            ProjectError: The policy watches a column that is not profiled.
+            ProjectError: The policy monitors a column that is not profiled.
         """
         profile = ReferenceProfile.from_bytes(reference)
         if profile.window_s != policy.window_s:

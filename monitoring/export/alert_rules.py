@@ -189,14 +189,14 @@ RULES = (
         f" or max by (instance) ({_DOOR} offset 15m) unless on (instance) max by (instance) ({_DOOR})",
         duration="1m",
         severity="critical",
-        summary="The door at {{ $labels.instance }} does not answer: callers of that host get nothing",
+        summary="The door at {{ $labels.instance }} does not answer: requests to that host fail",
         runbook=_PLATFORM,
     ),
     AlertRule(
         name="RayloopDoorUnsupervised",
         expr="time() - max by (instance) (rayloop_door_supervised_timestamp_seconds) > 30",
         duration="1m",
-        summary="The door at {{ $labels.instance }} has no supervisor: it keeps its members, whatever becomes of them",
+        summary="The door at {{ $labels.instance }} has no supervisor: it no longer adds or removes replicas",
         runbook=_PLATFORM,
     ),
     AlertRule(

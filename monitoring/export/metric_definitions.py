@@ -48,7 +48,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
         "AUC of a classifier that separates live rows from training rows; 0.5 is no difference",
         _WINDOW,
     ),
-    "rayloop_segment_ratio": ("Largest distance over its threshold among a segment's watched columns", _SEGMENT),
+    "rayloop_segment_ratio": ("Largest distance over its threshold among a segment's monitored columns", _SEGMENT),
     "rayloop_label_drift_ratio": ("Distance of the labels over its threshold", _WINDOW),
     "rayloop_estimated": ("Metric of the newest window, estimated without labels", (*_WINDOW, "method", "metric")),
     "rayloop_observed": ("Metric of the newest window with labels", (*_WINDOW, "metric")),

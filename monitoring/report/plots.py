@@ -84,7 +84,7 @@ def plot_calibration(curves: Sequence[CalibrationCurve]) -> str:
 
 @matplotlib.rc_context(STYLE)
 def plot_drift(results: Sequence[WindowResult], alarms: Sequence[Alarm]) -> str:
-    """Columns by window, colored by distance over threshold; watched columns on top, alarms marked."""
+    """Columns by window, colored by distance over threshold; monitored columns on top, alarms marked."""
     results = [r for r in results if r.columns]
     names, watched = _heat_rows(results)
     ratios = [[r.columns[name].ratio if name in r.columns else np.nan for r in results] for name in names]

@@ -147,7 +147,7 @@ class DriftMonitor:
 
         Raises:
             DataError: The reference is damaged, or its windows differ from the policy's.
-            ProjectError: The policy watches a column that is not profiled.
+            ProjectError: The policy monitors a column that is not profiled.
         """
         self._tags = dict(self._tags if tags is None else tags)
         before = self.version

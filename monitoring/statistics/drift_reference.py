@@ -53,7 +53,7 @@ class DriftReference:
                 this number, instead of ``span``.
 
         Raises:
-            ProjectError: A watched column is not profiled, or a category has a direction.
+            ProjectError: A monitored column is not profiled, or a category has a direction.
         """
         self.profile = reference
         self.span = span
@@ -146,7 +146,7 @@ def count_discoveries(p_values: Mapping[str, float], alpha: float) -> int:
 def _directions(reference: ReferenceProfile, watch: Sequence[MonitoredColumn]) -> dict[str, Direction]:
     for each in watch:
         if each.column not in reference.bins:
-            raise ProjectError("project.unknown_watched_column", column=each.column, choices=list(reference.bins))
+            raise ProjectError("project.unknown_monitored_column", column=each.column, choices=list(reference.bins))
         if each.direction != "both" and each.column in reference.total.categories:
             raise ProjectError("project.directed_category", column=each.column)
     return {each.column: each.direction for each in watch}

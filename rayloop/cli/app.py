@@ -50,6 +50,7 @@ def options(
 
 
 ProjectArgument = Annotated[str, typer.Argument(help="Path or module name of the project: folder/project.py")]
+ModelArgument = Annotated[str, typer.Argument(help="Name of the model, which is that of its project")]
 Until = Annotated[str, typer.Option(help="Use only what was known at this time (ISO 8601)")]
 Reason = Annotated[str, typer.Option(help="Reason for the rollout journal")]
 Only = Annotated[
@@ -258,7 +259,11 @@ def predict(
 
 
 @app.command()
-def push(project: ProjectArgument, source: str, file: Path) -> None:
+def push(
+    project: ProjectArgument,
+    source: Annotated[str, typer.Argument(help="Name of a source that the project declares")],
+    file: Annotated[Path, typer.Argument(help="Parquet, CSV or NDJSON file with rows of that source")],
+) -> None:
     """Push the events of a file (Parquet, CSV, NDJSON) into the online store."""
     from rayloop.project import load_project, locate_project
 
@@ -275,25 +280,25 @@ def push(project: ProjectArgument, source: str, file: Path) -> None:
 
 
 @app.command()
-def promote(model: str, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
+def promote(model: ModelArgument, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
     """Promote the challenger to champion now."""
     _send(model, "promote", reason, version, rollout)
 
 
 @app.command()
-def abort(model: str, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
+def abort(model: ModelArgument, version: OneOf = "", reason: Reason = "by hand", rollout: Only = "") -> None:
     """Abort the rollout, or drop one of several challengers: their requests go to the champion."""
     _send(model, "abort", reason, version, rollout)
 
 
 @app.command()
-def pause(model: str, reason: Reason = "by hand", rollout: Only = "") -> None:
+def pause(model: ModelArgument, reason: Reason = "by hand", rollout: Only = "") -> None:
     """Pause the rollout at its current share."""
     _send(model, "pause", reason, rollout=rollout)
 
 
 @app.command()
-def resume(model: str, reason: Reason = "by hand", rollout: Only = "") -> None:
+def resume(model: ModelArgument, reason: Reason = "by hand", rollout: Only = "") -> None:
     """Resume a paused rollout."""
     _send(model, "resume", reason, rollout=rollout)
 
@@ -339,7 +344,7 @@ def forget(
 
 
 @app.command()
-def trace(model: str, request: Annotated[str, typer.Argument(help="Request id of an answer")]) -> None:
+def trace(model: ModelArgument, request: Annotated[str, typer.Argument(help="Request id of an answer")]) -> None:
     """Trace a prediction back to its version, run, snapshot, features and code."""
     settings = load_settings()
     if not submit_outside(settings, "trace", model, request):

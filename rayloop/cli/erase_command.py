@@ -1,4 +1,8 @@
-"""``rayloop forget``: erase an entity, from this process."""
+"""``rayloop forget``: erase an entity, from this process.
+
+With ``RAYLOOP_ADDRESS``, the process has the cluster's stores but no connection to the log writer: predictions that are
+not committed yet remain, and the command says so.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,14 @@ import ray
 
 from cluster import connection, local_cluster
 from cluster.settings import Settings
+from rayloop.cli.submission import require_stores
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import load_project, locate_project
 from rayloop.stages.deploy import STORE_VARIABLES, require_same_settings
 from rayloop.stages.erase_entity import erase_entity
+
+_STORES = ("tracking_uri", "artifact_root", "catalog_uri", "warehouse", "online_store")
 
 
 def erase(settings: Settings, project: str, entity: Mapping[str, str], print_line: Callable[[str], None]) -> None:
@@ -27,9 +34,11 @@ def erase(settings: Settings, project: str, entity: Mapping[str, str], print_lin
 
     Raises:
         ProjectError: A column cannot identify an entity.
+        SettingsError: The cluster is one of other machines, and its stores are not set here.
     """
     location = locate_project(project)
-    if local_cluster.is_running(settings):
+    require_stores(settings, *_STORES)
+    if connection.in_job() or local_cluster.is_running(settings):
         connection.connect(settings)
     context = ProjectContext(load_project(location), location, settings, ProgressConsole())
     if ray.is_initialized():

@@ -11,6 +11,7 @@ import typer
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
 from cluster.times import format_utc
+from rayloop.cli.submission import require_stores
 
 if TYPE_CHECKING:
     from deployments.auth.credentials import ApiKey, Scope
@@ -75,7 +76,9 @@ def revoke(id: Annotated[str, typer.Argument(help="The key's id, as `rayloop key
 def _store() -> KeyStore:
     from deployments.auth.key_store import KeyStore
 
-    return KeyStore(load_settings().access_uri)
+    settings = load_settings()
+    require_stores(settings, "access_store")
+    return KeyStore(settings.access_uri)
 
 
 def _scopes(names: list[str] | None) -> tuple[Scope, ...]:

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from cluster import local_cluster
-from cluster.errors import ClusterUnavailable, ProjectError
+from cluster.errors import ClusterUnavailable
 from cluster.node.environment import NODE_DOOR_VARIABLE, node_environment
 from cluster.settings import Settings
 from cluster.values import Stored
@@ -55,12 +55,12 @@ def start_node(settings: Settings, command: Sequence[str]) -> None:
         command: ``ray start`` with its options; empty: as this machine's node was started last.
 
     Raises:
-        ProjectError: The command is another one, or no node was started here.
-        ClusterUnavailable: The node does not start in time.
+        ClusterUnavailable: The command does not start a node, no node was started here, or the node does not start in
+            time.
     """
     command = list(command) or _last_command(settings)
     if command[:2] != ["ray", "start"]:
-        raise ProjectError("project.not_a_node_command", command=" ".join(command))
+        raise ClusterUnavailable("cluster.not_a_node_command", command=" ".join(command))
     local_cluster.stop(settings)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     _keep_command(settings, command)
@@ -97,7 +97,7 @@ def supervise_node(settings: Settings, command: Sequence[str]) -> None:
 
 
 def _keep_door(settings: Settings) -> None:
-    """Have a process more than the door needs: it waits for the lock of the door's supervisors, and is renewed."""
+    """Keep one process more than the door needs: it waits for the lock of the door's supervisors, and is restarted."""
     environment, log = os.environ | {NODE_DOOR_VARIABLE: "1"}, settings.home / "door.log"
     while True:
         try:
@@ -127,7 +127,7 @@ def _last_command(settings: Settings) -> list[str]:
     try:
         return list(_NodeCommand.model_validate_json(_command_file(settings).read_text()).command)
     except FileNotFoundError as error:
-        raise ProjectError("project.not_a_node_command", command="") from error
+        raise ClusterUnavailable("cluster.never_started") from error
 
 
 def node_variables(settings: Settings, command: Sequence[str]) -> dict[str, str]:
@@ -149,7 +149,7 @@ def _head_address(command: Sequence[str]) -> str:
     """The host of ``--address``, which is one word or two."""
     words = " ".join(command).replace("--address=", "--address ").split()
     if "--address" not in words[:-1]:
-        raise ProjectError("project.not_a_node_command", command=" ".join(command))
+        raise ClusterUnavailable("cluster.not_a_node_command", command=" ".join(command))
     return words[words.index("--address") + 1].rpartition(":")[0]
 
 

@@ -44,7 +44,7 @@ def show_status(settings: Settings, print_line: Callable[[str], None]) -> None:
             for line in _describe_model(settings, model, health.get(model)):
                 print_line(line)
         except (RayloopError, RayError) as error:
-            print_line(f"  {model} cannot be described any further: {error}")
+            print_line(f"  {model}: cannot read the rest of the status: {error}")
     if not models:
         print_line("no model is served; `rayloop run <project>` serves one")
 
@@ -55,7 +55,7 @@ def _describe_model(settings: Settings, model: str, health: DeploymentStatus | N
     lost = get_result(find_actor(log_writer_actor(model)).lost_rows.remote(), _LIMIT_S)
     if lost["replicas"]:
         rows = f"{lost['predictions']:,} predictions and {lost['labels']:,} labels"
-        yield f"  log: {rows} were lost with {lost['replicas']} killed replica(s)"
+        yield f"  log: {rows} were lost with {lost['replicas']} killed replica{'s' * (lost['replicas'] > 1)}"
     if served and served.split:
         for challenger in served.split.challengers:
             yield f"  challenger v{challenger.version} at {100 * served.split.share:.3g}%"
@@ -139,7 +139,7 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
 def _describe_step(state: RolloutState, now: float) -> str:
     policy, spent = state.policy, max(0.0, state.step_age_s(now)) / 60
     step = f"step {state.step + 1} of {len(policy.steps)} for {spent:,.1f} of {policy.deadline_s / 60:,.1f} min"
-    return f"{step}; at the deadline: {policy.on_undecided} if undecided, {policy.no_data} if there are too few data"
+    return f"{step}; at the deadline: {policy.on_undecided} if undecided, {policy.no_data} if there is too little data"
 
 
 def _describe_evidence(champion: str, challenger: str, evidence: ComparisonEvidence) -> str:

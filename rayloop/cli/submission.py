@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cluster import connection
+from cluster.errors import SettingsError
 from cluster.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -99,6 +100,22 @@ def submit_with_file(settings: Settings, location: Location, command: str, argum
         uploaded.symlink_to(file.absolute())
         _submit(settings, [command, location.module, argument, uploaded.name], folder)
     return True
+
+
+def require_stores(settings: Settings, *fields: str) -> None:
+    """Check that a command which runs in this process works on the cluster's stores, not on those of this machine.
+
+    Args:
+        settings: Which cluster.
+        fields: Fields of the settings that name the stores of the command.
+
+    Raises:
+        SettingsError: Another machine's cluster is named, and some of its stores are not.
+    """
+    if not settings.address or connection.in_job():
+        return
+    if missing := [f"RAYLOOP_{field.upper()}" for field in fields if not getattr(settings, field)]:
+        raise SettingsError("settings.stores_not_set", variables=missing)
 
 
 def option_words(options: Mapping[str, Option]) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
+import ray
 
 from cluster.errors import ProjectError
 from cluster.names import label_candidates_table, labels_table, predictions_table
@@ -87,7 +88,7 @@ def erase_entity(context: ProjectContext, entity: Entity, at: datetime) -> Erasu
     for source in project.sources:
         deleted += _from_source(context, source, [v for v in views if v.source == source.name], where)
     deleted += [_from_quarantine(context, where), *_from_frames(context, where), *_from_log(context, where)]
-    report = ErasureReport(tuple(deleted), (*_in_versions(context, lineages, where), *_BEYOND))
+    report = ErasureReport(tuple(deleted), (*_in_versions(context, lineages, where), *_uncommitted(context), *_BEYOND))
     _note(context, entity_digest(entity, names), report, at)
     return report
 
@@ -134,7 +135,7 @@ def _from_table(context: ProjectContext, name: str, where: Where) -> Deletion:
     tables = context.tables
     count = delete_rows(tables, name, where)
     expired = expire_snapshots(tables, name) if count or in_history(tables, name, where) else ()
-    return Deletion(name, count, f"{len(expired)} older snapshots expired" if expired else "")
+    return Deletion(name, count, f"older snapshots expired: {len(expired)}" if expired else "")
 
 
 def _from_view(
@@ -158,7 +159,7 @@ def _from_view(
     # Also what rayloop 0.1 stored for all projects together.
     rebuild_entities(context.store.shared, view, batches(), affected)
     rebuild = rebuild_entities(context.store, view, batches(), affected)
-    return Deletion(f"online view {view.name}", rebuild.removed_entities, f"{rebuild.entities:,} states rebuilt")
+    return Deletion(f"online view {view.name}", rebuild.removed_entities, f"states rebuilt: {rebuild.entities:,}")
 
 
 def _from_quarantine(context: ProjectContext, where: Where) -> Deletion:
@@ -206,6 +207,13 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
     ids = rows.get_column("id").filter(features.select(matches).to_series().fill_null(False)).unique().to_list()
     log_tables = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
     return [_from_table(context, name, {"id": ids}) if ids else Deletion(name, 0) for name in log_tables]
+
+
+def _uncommitted(context: ProjectContext) -> list[str]:
+    """What the log writer may still hold, where this process is not connected to the cluster."""
+    if ray.is_initialized() or not context.settings.address:
+        return []
+    return ["predictions and labels that are not in the log yet: run the command again in a minute"]
 
 
 def _in_versions(context: ProjectContext, lineages: list[VersionLineage], where: Where) -> list[str]:

@@ -286,7 +286,7 @@ def test_bad_reference_or_policy_is_refused_and_changes_nothing(store):
         watching.watch("2", b"no", POLICY)
     with raises(DataError, "data.window_mismatch", reference_s=86_400, policy_s=60):
         watching.watch("2", REFERENCE, DriftPolicy(window_s=60))
-    with raises(ProjectError, "project.unknown_watched_column", column="nothing"):
+    with raises(ProjectError, "project.unknown_monitored_column", column="nothing"):
         watching.watch("2", REFERENCE, DriftPolicy(watch=(MonitoredColumn(column="nothing"),)))
     assert watching.status()["version"] == "1"
 

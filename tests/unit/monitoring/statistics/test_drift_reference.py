@@ -152,7 +152,7 @@ def test_find_run_ends_finds_the_shortest_full_runs(rows, window_rows):
 @pytest.mark.parametrize(
     ("watch", "code"),
     [
-        (MonitoredColumn(column="y"), "project.unknown_watched_column"),
+        (MonitoredColumn(column="y"), "project.unknown_monitored_column"),
         (MonitoredColumn(column="c", direction="up"), "project.directed_category"),
     ],
 )

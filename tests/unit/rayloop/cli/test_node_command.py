@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cluster import local_cluster
-from cluster.errors import ProjectError
+from cluster.errors import ClusterUnavailable
 from cluster.settings import Settings
 from rayloop.cli import node_command
 from tests.factories.errors import raises
@@ -160,12 +160,12 @@ def test_node_has_no_door_by_default(start: Callable[..., Node]) -> None:
 
 
 def test_command_that_starts_no_node_is_refused(tmp_path: Path) -> None:
-    with raises(ProjectError, "project.not_a_node_command", command="ray stop"):
+    with raises(ClusterUnavailable, "cluster.not_a_node_command", command="ray stop"):
         node_command.start_node(Settings(home=tmp_path / "home"), ["ray", "stop"])
 
 
 def test_node_that_was_never_started_has_no_last_command(tmp_path: Path) -> None:
-    with raises(ProjectError, "project.not_a_node_command", command=""):
+    with raises(ClusterUnavailable, "cluster.never_started"):
         node_command.start_node(Settings(home=tmp_path / "home"), [])
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import typer
 
 from cluster import connection, jobs
+from cluster.errors import SettingsError
 from cluster.settings import Settings
 from rayloop import compatibility
 from rayloop.cli import project_commands
 from rayloop.cli.app import app
-from rayloop.cli.submission import submit_outside, submit_with_file
+from rayloop.cli.submission import require_stores, submit_outside, submit_with_file
 from rayloop.project import Location
+from tests.factories.errors import raises
 
 PROJECT = "examples.flights.project"
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -97,6 +99,35 @@ def test_command_runs_here_in_a_job_and_for_this_machines_cluster(
     assert not submit_outside(REMOTE, "status")
     assert not submit_with_file(REMOTE, Location(tmp_path, "shop"), "push", "visits", tmp_path / "more.csv")
     assert submitted.arguments == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "variable"),
+    [
+        (["forget", PROJECT, "--entity", "tailnum=N14228"], "RAYLOOP_CATALOG_URI"),
+        (["keys", "create", "shop", "--model", "*"], "RAYLOOP_ACCESS_STORE"),
+        (["keys", "list"], "RAYLOOP_ACCESS_STORE"),
+    ],
+)
+def test_command_for_another_cluster_does_not_work_on_stores_of_this_machine(
+    words: list[str], variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("RAYLOOP_HOME", str(tmp_path))
+    monkeypatch.setenv("RAYLOOP_ADDRESS", REMOTE.address)
+    with raises(SettingsError, "settings.stores_not_set") as caught:
+        app(words, standalone_mode=False)
+    assert variable in cast("list[str]", caught.value.fields["variables"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_stores_are_required_only_outside_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    require_stores(Settings(address=""), "access_store")
+    require_stores(REMOTE.model_copy(update={"access_store": "postgresql://database/keys"}), "access_store")
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    require_stores(REMOTE, "access_store")
 
 
 def test_file_is_uploaded_beside_the_project(submitted: Submitted, tmp_path: Path) -> None:

@@ -266,6 +266,14 @@ def test_erase_entity_also_deletes_what_release_0_1_stored_for_all_projects(tmp_
     assert not any(b"anna" in key for key in context.store.shared.keys(b""))
 
 
+def test_erasure_from_outside_the_cluster_reports_rows_that_are_not_logged_yet(tmp_path: Path) -> None:
+    here = filled(tmp_path, private=False)
+    remote = here.settings.model_copy(update={"address": "http://head:8265"})
+    outside = ProjectContext(here.project, here.location, remote, ProgressConsole())
+    remains = erase_entity(outside, ANNA, NOW).remains
+    assert len(remains) == 1 + len(erase_entity(here, ANNA, NOW + timedelta(hours=1)).remains)
+
+
 def test_erase_entity_by_a_number_column_is_refused(tmp_path: Path) -> None:
     with raises(ProjectError, "project.unknown_entity_column", columns=["spent"]):
         erase_entity(filled(tmp_path, private=False), {"spent": "1"}, NOW)
