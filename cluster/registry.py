@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from cluster.errors import RegistryUnavailable, VersionNotFound, WriterReplaced
 from cluster.names import rollout_actor
 from cluster.settings import Settings, hide_password
-from cluster.values import ModelVersion
+from cluster.values import ModelVersion, MoveMark
 
 BUNDLE_PATH = "bundle"
 FINGERPRINT_TAG = "rayloop.fingerprint"
@@ -27,6 +27,8 @@ GATE_TAG = "rayloop.gate"
 KEY_TAG = "rayloop.key"
 EPOCH_TAG = "rayloop.epoch"
 """Tag of a registered model: epoch of the rollout controller that last set its aliases."""
+MOVE_TAG = "rayloop.move"
+"""Tag of a registered model: its MoveMark."""
 _ENVIRONMENT = {
     # By default MLflow retries an absent server for minutes, which is too long at a prompt.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -192,6 +194,15 @@ class Registry:
     def set_tag(self, version: ModelVersion, name: str, value: str) -> None:
         """Set a tag of a version."""
         self._client.set_model_version_tag(version.model, version.version, name, value)
+
+    def set_move(self, model: str, move: MoveMark | None) -> None:
+        """Mark a model as one that moves between clusters; None: it does not."""
+        self._client.set_registered_model_tag(model, MOVE_TAG, move.model_dump_json() if move else "")
+
+    def move(self, model: str) -> MoveMark | None:
+        """Return the mark of a model that moves between clusters; None without."""
+        text = self._client.get_registered_model(model).tags.get(MOVE_TAG, "")
+        return MoveMark.from_stored(text) if text else None
 
     def fetch(self, version: ModelVersion) -> Path:
         """Return a folder on this machine that holds the version's bundle; it is downloaded when it is elsewhere."""

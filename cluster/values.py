@@ -143,6 +143,19 @@ class ModelVersion(Frozen):
         return f"{self.model} v{self.version}"
 
 
+class MoveMark(Stored, stored_as="mark of a model that moves"):
+    """What the registry says of a model that moves to a second cluster: one rollout would be judged on two halves."""
+
+    cluster: str
+    """Session of the cluster that the requests come from."""
+    share: float
+    """Share of the requests that go to the second cluster, in [0, 1]."""
+
+    def forbids_rollouts(self, cluster: str) -> bool:
+        """Whether a cluster, by its session, may start no rollout of the model."""
+        return self.share < 1.0 or cluster == self.cluster
+
+
 class Check(Frozen):
     """A check of a gate: the measured value, its limit, and whether it passes."""
 

@@ -9,6 +9,8 @@ from pydantic import ConfigDict, Field
 
 from cluster.values import Frozen, ModelVersion, Stored, stored_name
 
+ROOT_APP = "rayloop-front"
+"""Name of the application for paths outside of models, whose configuration holds the moves to a second cluster."""
 DEFAULT_ROWS = 4096
 MAX_ONGOING_REQUESTS = 256
 MAX_QUEUED_REQUESTS = 256

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from benchmarks.cluster.replicas import MODEL, Loop
+from cluster.door.moves import CLUSTER_HEADER
 
 _DEADLINE_S = 120.0
 
@@ -29,12 +30,15 @@ class Outcome(NamedTuple):
     sent: float
     ended: float
     status: str
+    key: str = ""
+    cluster: str = ""
+    """Which cluster answered, as the door says while the model moves."""
 
 
 class SteadyLoad:
     """Requests at a steady rate over connections that stay open, and every ``long_every``-th takes ``long_s``.
 
-    Every ``connect_every``-th opens a connection of its own.
+    Every ``connect_every``-th opens a connection of its own. With ``keys``, that many routing keys take turns.
     """
 
     def __init__(
@@ -47,9 +51,10 @@ class SteadyLoad:
         long_s: float = 0.0,
         ssl: Any = None,
         connect_every: int = 0,
+        keys: int = 0,
     ) -> None:
         self._port, self._rate, self._long_every, self._long_s, self._ssl = port, rate, long_every, long_s, ssl
-        self._loop, self._connect_every, self._over = loop, connect_every, False
+        self._loop, self._connect_every, self._keys, self._over = loop, connect_every, keys, False
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
         self.outcomes: list[Outcome] = []
 
@@ -90,23 +95,26 @@ class SteadyLoad:
             number += 1
             is_long = self._long_every and number % self._long_every == 0
             alone = bool(self._connect_every) and number % self._connect_every == 0
-            task = asyncio.create_task(self._request(due, self._long_s if is_long else 0.0, alone))
+            key = f"k{number % self._keys}" if self._keys else ""
+            task = asyncio.create_task(self._request(due, self._long_s if is_long else 0.0, alone, key))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.gather(*tasks)
         for _, writer in self._idle:
             writer.close()
 
-    async def _request(self, due: float, sleep_s: float, alone: bool) -> None:
-        sent = time.monotonic()
+    async def _request(self, due: float, sleep_s: float, alone: bool, key: str) -> None:
+        sent, cluster = time.monotonic(), ""
         path = f"/v2/models/{MODEL}/sleep/{sleep_s}" if sleep_s else f"/v2/models/{MODEL}/infer"
         try:
-            status = await asyncio.wait_for(self._exchange(path, alone), 60.0)
+            head = await asyncio.wait_for(self._exchange(path, alone, key), 60.0)
+            status, cluster = head.split()[1], _header(head, CLUSTER_HEADER)
         except (OSError, EOFError, TimeoutError) as error:
             status = type(error).__name__
-        self.outcomes.append(Outcome(due, sent, time.monotonic(), status))
+        self.outcomes.append(Outcome(due, sent, time.monotonic(), status, key, cluster))
 
-    async def _exchange(self, path: str, alone: bool) -> str:
+    async def _exchange(self, path: str, alone: bool, key: str) -> str:
+        """The head of the answer, in lower case."""
         while self._idle and not alone:
             reader, writer = self._idle.pop()
             # As clients do: a connection that the other side has closed is not used again.
@@ -116,9 +124,10 @@ class SteadyLoad:
         else:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port, ssl=self._ssl)
         try:
-            writer.write(f"POST {path} HTTP/1.1\r\nhost: door\r\ncontent-length: 2\r\n\r\n{{}}".encode())
+            named = f"x-rayloop-key: {key}\r\n" if key else ""
+            writer.write(f"POST {path} HTTP/1.1\r\nhost: door\r\n{named}content-length: 2\r\n\r\n{{}}".encode())
             head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-            length = int(head.partition("content-length:")[2].split("\r\n", 1)[0])
+            length = int(_header(head, "content-length"))
             await reader.readexactly(length)
         except BaseException:
             writer.close()
@@ -127,4 +136,8 @@ class SteadyLoad:
             writer.close()
         else:
             self._idle.append((reader, writer))
-        return head.split()[1]
+        return head
+
+
+def _header(head: str, name: str) -> str:
+    return head.partition(f"\r\n{name}:")[2].split("\r\n", 1)[0].strip()

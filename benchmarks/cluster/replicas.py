@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from cluster.door.membership import Replica, Target
+from cluster.door.moves import Moves
 
 MODEL = "flights"
 
@@ -133,6 +134,7 @@ class FakeServe:
     def __init__(self) -> None:
         self.models: dict[str, list[Replica]] = {}
         self.root: list[Replica] = []
+        self.moves = Moves()
         self.away = False
 
     async def start(self) -> FakeServe:
@@ -153,7 +155,9 @@ class FakeServe:
                     if (t := r.http if protocol == "HTTP" else r.grpc)
                 ]
                 groups.append({"route_prefix": route, "protocol": protocol, "targets": targets})
-        applications = {route: {"route_prefix": route} for route in routes}
+        applications: dict[str, Any] = {route: {"route_prefix": route} for route in routes}
+        config = {"deployments": [{"user_config": self.moves.model_dump(mode="json")}]}
+        applications["/v2"]["deployed_app_config"] = config
         return {"controller_info": {"actor_id": "1"}, "applications": applications, "target_groups": groups}
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

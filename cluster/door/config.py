@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import Field
@@ -43,7 +42,7 @@ class DoorConfig(Frozen):
     peers: PeerPorts | None = None
     """None: this door sends to replicas of other hosts directly, and takes nothing from doors."""
     pools: int = Field(default=33, ge=2)
-    """Models that fit, and one for the root application."""
+    """Models that fit, and one for the root application; a model that moves to another cluster takes two."""
     slots: int = Field(default=32, ge=1)
     """Replicas of a model that fit, those that drain included; with peers, as many of other hosts."""
     threads: int = Field(default=2, ge=1)
@@ -98,14 +97,15 @@ class DoorConfig(Frozen):
         return self.folder / "haproxy.cfg"
 
 
-def assign_pools(models: Iterable[str], config: DoorConfig) -> dict[str, int]:
-    """Return the pool of each model that fits, in the order of their names."""
-    return dict(zip(sorted(models), range(ROOT_POOL + 1, config.pools), strict=False))
+def assign_pools(members: Membership, config: DoorConfig) -> dict[str, int]:
+    """Return the pool of each model that fits, by key of the map."""
+    return dict(zip(members.by_key, range(ROOT_POOL + 1, config.pools), strict=False))
 
 
 def render_map(pools: dict[str, int], members: Membership) -> str:
-    """Return the content of the map file: the pool of each model, and the one for calls that name none."""
+    """Return the content of the map file: the pool of each model, the one for calls that name none, and shares."""
     entries = dict(pools)
-    if answering := [pool for model, pool in pools.items() if members.models[model]]:
+    if answering := [pool for model, pool in pools.items() if members.models.get(model)]:
         entries[ANY_MODEL] = min(answering)
-    return "".join(f"{key} {pool}\n" for key, pool in entries.items())
+    entries |= members.share_entries(pools)
+    return "".join(f"{key} {value}\n" for key, value in entries.items())

@@ -2,7 +2,8 @@
 
 Backends are pools of slots: backend ``m<pool>`` holds the HTTP ports of a model's replicas, ``g<pool>`` their gRPC
 ports, slot by slot. Which pool a model has is in a map file. Slots and map change through the admin socket, so that
-neither a replica nor a model that comes or goes reloads anything. Pool 0 is the root application's.
+neither a replica nor a model that comes or goes reloads anything. Pool 0 is the root application's. A model that moves
+to a second cluster has a pool for each cluster, and its share is in the map too.
 
 With peers, the second half of a pool's slots is for replicas of other hosts: they connect to a port of that host's
 door, with TLS. What comes there goes to the replica that the port stands for, and never to another host: requests
@@ -15,6 +16,7 @@ from pydantic_core import to_json
 
 from cluster.door.config import ROOT_POOL, UNUSED, DoorConfig, PeerPorts
 from cluster.door.membership import ANY_MODEL, Membership, Replica
+from cluster.door.move_rules import GRPC_KEYS, HTTP_KEYS, move_rules, pool_rule
 from cluster.door.status import render_status
 from cluster.errors import RequestError
 from cluster.fingerprint import json_fingerprint
@@ -42,7 +44,8 @@ def render_config(config: DoorConfig, members: Membership, pools: dict[str, int]
 
 
 def _render(config: DoorConfig, members: Membership, pools: dict[str, int], description: str) -> str:
-    models = {pool: members.models[model] for model, pool in pools.items()} | {ROOT_POOL: members.root}
+    replicas = members.by_key
+    models = {pool: replicas[key] for key, pool in pools.items()} | {ROOT_POOL: members.root}
     sections = [
         _global(config, description),
         _defaults(config),
@@ -132,7 +135,9 @@ def _http_frontend(config: DoorConfig) -> str:
     http-request return status 200 {_json({"live": True})} if asks {{ path /v2/health/live }}
     http-request return status 200 {_json({"ready": True})} if asks {{ path /v2/health/ready }} answers
     http-request return status 503 {_json({"ready": False})} if asks {{ path /v2/health/ready }}
-    http-request set-var(txn.pool) path,field(4,/),url_dec,map_str({config.map_file}) if {{ path_beg /v2/models/ }}
+    http-request set-var(txn.model) path,field(4,/),url_dec if {{ path_beg /v2/models/ }}
+    {pool_rule(str(config.map_file))}
+    {move_rules("m", str(config.map_file), HTTP_KEYS)}
     use_backend m%[var(txn.pool)] if {{ var(txn.pool) -m found }}
     default_backend m{ROOT_POOL}"""
 
@@ -147,7 +152,9 @@ def _grpc_frontend(config: DoorConfig) -> str:
     acl plain req.hdr(grpc-encoding) identity
     {_grpc_return(12, "compressed messages are not supported")} if {{ req.hdr(grpc-encoding) -m found }} !plain
     http-request wait-for-body time {_ms(config.request_s)} at-least 1024
-    http-request set-var(txn.pool) {name},map_str({config.map_file})
+    http-request set-var(txn.model) {name}
+    {pool_rule(str(config.map_file))}
+    {move_rules("g", str(config.map_file), GRPC_KEYS)}
     http-request set-var(txn.pool) str({ANY_MODEL}),map_str({config.map_file}) unless {{ var(txn.pool) -m found }}
     # Serve's replicas refuse an application that is not their own; the message says which one it is for.
     http-request del-header application

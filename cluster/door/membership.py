@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
+from cluster.door.moves import Moves, second_key, share_key, share_parts
 from cluster.values import Frozen, Stored
 
 ROOT_ROUTE = "/v2"
@@ -62,10 +63,24 @@ class Membership(Stored, stored_as="membership of the door"):
     root: tuple[Replica, ...] = ()
     """Those of the root application, which answers for paths outside of models."""
     models: Mapping[str, tuple[Replica, ...]] = Field(default_factory=dict)
+    moves: Moves = Moves()
+    second: Mapping[str, tuple[Replica, ...]] = Field(default_factory=dict)
+    """Replicas in the second cluster, of the models that move there."""
+
+    @property
+    def by_key(self) -> dict[str, tuple[Replica, ...]]:
+        """Replicas of each pool's key in the map; the first cluster's come first where there is too little room."""
+        first = {model: self.models[model] for model in sorted(self.models)}
+        return first | {second_key(model): self.second[model] for model in sorted(self.second)}
+
+    def share_entries(self, pools: Mapping[str, int]) -> dict[str, int]:
+        """Return the map's entries of shares, for models with a pool of the second cluster."""
+        shares = sorted(self.moves.shares.items())
+        return {share_key(model): share_parts(share) for model, share in shares if second_key(model) in pools}
 
     def remote_targets(self) -> Iterator[Target]:
         """Yield the HTTP addresses that are not of the loopback interface."""
-        for replica in (*self.root, *chain.from_iterable(self.models.values())):
+        for replica in (*self.root, *chain.from_iterable(self.by_key.values())):
             if not ip_address(replica.http.host).is_loopback:
                 yield replica.http
 
@@ -95,7 +110,7 @@ class Absences:
             return (*new, *held)
 
         models = {model: merge(before.models.get(model, ()), new) for model, new in listed.models.items()}
-        members = Membership(root=merge(before.root, listed.root), models=models)
+        members = listed.model_copy(update={"root": merge(before.root, listed.root), "models": models})
         self._since = {replica: since for replica, since in self._since.items() if replica in kept}
         return members
 
@@ -113,6 +128,9 @@ def parse_serve_details(
 
     Returns:
         The members; None when no controller wrote it, which says nothing about the replicas.
+
+    Raises:
+        DataError: A newer release wrote the moves.
     """
     if not details.get("controller_info", {}).get("actor_id"):
         return None
@@ -132,7 +150,15 @@ def parse_serve_details(
                 if target["name"].startswith(_REPLICA_NAME):
                     targets.setdefault(target["name"], {})[group["protocol"]] = locate(target)
     models = {match[1]: _replicas(targets.values()) for route, targets in routes.items() if (match := _model(route))}
-    return Membership(root=_replicas(routes.get(ROOT_ROUTE, {}).values()), models=models)
+    root = _replicas(routes.get(ROOT_ROUTE, {}).values())
+    return Membership(root=root, models=models, moves=_moves(details["applications"].values()))
+
+
+def _moves(applications: Iterable[Mapping[str, Any]]) -> Moves:
+    """The moves that the root application's configuration has."""
+    declared = (app.get("deployed_app_config") or {} for app in applications if app.get("route_prefix") == ROOT_ROUTE)
+    configs = (each.get("user_config") for app in declared for each in app.get("deployments", ()))
+    return Moves.from_stored(next((config for config in configs if config), {}))
 
 
 def _model(route: str) -> re.Match[str] | None:

@@ -9,6 +9,7 @@ import urllib.request
 
 from cluster.door.membership import Membership, PeerLink, parse_serve_details
 from cluster.door.peers import peer_link
+from cluster.errors import DataError
 from cluster.node.token import read_token
 from cluster.settings import Settings
 
@@ -63,7 +64,7 @@ class MembershipWatcher(threading.Thread):
         while not self._stop.wait(POLL_S):
             try:
                 listed = fetch_membership(self._url, self._bound_to, self._peers)
-            except (OSError, ValueError, LookupError):
+            except (OSError, ValueError, LookupError, DataError):
                 # The last answer stands: replicas serve without their controller.
                 listed = None
             self._clock.tick(time.monotonic(), answered=listed is not None)
@@ -75,7 +76,13 @@ class MembershipWatcher(threading.Thread):
 
 
 def fetch_membership(url: str, bound_to: str = "", peers: PeerLink | None = None) -> Membership | None:
-    """Ask Serve once. Raises OSError without an answer, ValueError or LookupError when it is not Serve's."""
+    """Ask Serve once.
+
+    Raises:
+        OSError: There is no answer.
+        ValueError, LookupError: It is not Serve's.
+        DataError: A newer release wrote the moves.
+    """
     request = urllib.request.Request(
         url, headers={"Authorization": f"Bearer {token}"} if (token := read_token()) else {}
     )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import ssl
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.door.certificates import PemFile, certificate_files, read_expiry
+from cluster.door.moves import CLUSTER_HEADER
 from cluster.door.status import LEAST_VALIDITY
 from cluster.errors import RayloopError
 from cluster.settings import Settings
@@ -21,13 +23,43 @@ def door_status(settings: Settings, path: str) -> int | None:
     Returns:
         The HTTP status; None where no door answers.
     """
-    host = settings.serve_host if settings.serve_host not in ("0.0.0.0", "::") else "127.0.0.1"
     try:
-        connection = _connect(settings, host)
+        connection = _connect(settings)
         connection.request("GET", path)
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
         return None
+
+
+def answering_cluster(settings: Settings, model: str, wanted: str) -> str:
+    """Ask this host's door for a model in one of two clusters.
+
+    Args:
+        settings: Address and certificate of the door.
+        model: Name of the model.
+        wanted: The cluster that should answer, FIRST or SECOND.
+
+    Returns:
+        The one that answers; empty while the model does not move, or no door answers.
+    """
+    try:
+        with closing(_connect(settings)) as connection:
+            connection.request("GET", f"/v2/models/{model}/ready", headers={CLUSTER_HEADER: wanted})
+            return connection.getresponse().getheader(CLUSTER_HEADER, "")
+    except (OSError, http.client.HTTPException):
+        return ""
+
+
+def door_host(settings: Settings) -> str:
+    """Return the address at which processes of this host reach its door."""
+    return settings.serve_host if settings.serve_host not in ("0.0.0.0", "::") else "127.0.0.1"
+
+
+def unverified_context() -> ssl.SSLContext:
+    """Return how to reach this host's door by TLS: the certificate is for the name that callers use."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def check_door(settings: Settings) -> str:
@@ -55,10 +87,8 @@ def _check_certificate(file: PemFile) -> datetime:
     return expiry
 
 
-def _connect(settings: Settings, host: str) -> http.client.HTTPConnection:
+def _connect(settings: Settings) -> http.client.HTTPConnection:
+    address = (door_host(settings), settings.serve_port)
     if not settings.door_certificate:
-        return http.client.HTTPConnection(host, settings.serve_port, timeout=_TIMEOUT_S)
-    # The certificate is for the name that callers use, not for this address; nothing secret is sent.
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return http.client.HTTPSConnection(host, settings.serve_port, timeout=_TIMEOUT_S, context=context)
+        return http.client.HTTPConnection(*address, timeout=_TIMEOUT_S)
+    return http.client.HTTPSConnection(*address, timeout=_TIMEOUT_S, context=unverified_context())

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cluster.door.config import ROOT_POOL, UNUSED
 from cluster.door.membership import ANY_MODEL, Membership, Replica, Target
+from cluster.door.moves import is_share
 
 SHOW_STATES, SHOW_REQUESTS = "show servers state", "show stat -1 4 -1"
 # Bits of srv_admin_state: maintenance and draining, each by a command or by the server that is tracked.
@@ -48,7 +49,9 @@ class Held(NamedTuple):
 
     slots: Mapping[Key, Slot]
     pools: Mapping[str, int]
-    """The map: the pool of each model, and of ANY_MODEL."""
+    """The map: the pool of each model, also in the second cluster, and of ANY_MODEL."""
+    shares: Mapping[str, int] = {}
+    """The map's entries of shares."""
 
     @property
     def healthy(self) -> set[Target]:
@@ -89,7 +92,9 @@ def parse_held(states: str, entries: str, ask_requests: Callable[[], str]) -> He
             count = requests[f"m{pool}", f"r{number}"] + requests[f"g{pool}", f"r{number}"]
             slots[pool, number] = slots[pool, number]._replace(requests=count)
     # Each line is an entry's address in memory, its key and its value.
-    return Held(slots, {key: int(value) for _, key, value in (line.split() for line in entries.strip().splitlines())})
+    values = {key: int(value) for _, key, value in (line.split() for line in entries.strip().splitlines())}
+    shares = {key: value for key, value in values.items() if is_share(key)}
+    return Held(slots, {key: value for key, value in values.items() if key not in shares}, shares)
 
 
 def _parse_requests(statistics: str) -> dict[tuple[str, str], int]:
@@ -108,9 +113,9 @@ def plan_changes(held: Held, members: Membership, map_file: str) -> Changes:
 
     A slot whose replica leaves drains until its last request is answered, and is not used for another before that.
     """
-    models = sorted(members.models)
-    pools, without_pool = _assign(held, models)
-    wanted = {pools[model]: members.models[model] for model in models if model in pools}
+    replicas = members.by_key
+    pools, without_pool = _assign(held, list(replicas))
+    wanted = {pools[key]: replicas[key] for key in replicas if key in pools}
     wanted[ROOT_POOL] = members.root
     commands: list[str] = []
     without_slot: list[Replica] = []
@@ -123,11 +128,11 @@ def plan_changes(held: Held, members: Membership, map_file: str) -> Changes:
                 commands.append(change)
     # The map last: a model's first request comes to slots that are filled.
     entries = dict(pools)
-    if answering := [pools[model] for model in models if model in pools and members.models[model]]:
+    if answering := [pools[model] for model in members.models if model in pools and members.models[model]]:
         entries[ANY_MODEL] = held.pools.get(ANY_MODEL, -1)
         if entries[ANY_MODEL] not in answering:
             entries[ANY_MODEL] = min(answering)
-    commands += _change_map(held.pools, entries, map_file)
+    commands += _change_map({**held.pools, **held.shares}, entries | members.share_entries(pools), map_file)
     return Changes(commands, tuple(without_pool), tuple(without_slot))
 
 
@@ -138,13 +143,13 @@ def mark_down(held: Held, hosts: Set[str]) -> Iterator[str]:
             yield _set(pool, number, "health down")
 
 
-def _assign(held: Held, models: list[str]) -> tuple[dict[str, int], list[str]]:
-    """The pool of each model, and the models without one. A pool in which something drains is not free."""
-    pools = {model: held.pools[model] for model in models if model in held.pools}
+def _assign(held: Held, keys: list[str]) -> tuple[dict[str, int], list[str]]:
+    """The pool of each key, and the keys without one. A pool in which something drains is not free."""
+    pools = {key: held.pools[key] for key in keys if key in held.pools}
     busy = {pool for (pool, _), slot in held.slots.items() if slot.state is not State.FREE}
     busy |= {ROOT_POOL, *held.pools.values()}
     free = sorted({pool for pool, _ in held.slots} - busy)
-    new = [model for model in models if model not in pools]
+    new = [key for key in keys if key not in pools]
     return pools | dict(zip(new, free, strict=False)), new[len(free) :]
 
 

@@ -31,6 +31,7 @@ from cluster.door.membership import Absences, Membership
 from cluster.door.membership_client import MembershipWatcher
 from cluster.door.peers import peer_ports
 from cluster.door.process import WatchedProcess
+from cluster.door.second_cluster import SecondCluster
 from cluster.door.slots import mark_down, plan_changes
 from cluster.door.status import SUPERVISED, render_status_map, status_commands
 from cluster.errors import ClusterUnavailable, RayloopError
@@ -70,6 +71,7 @@ class Supervisor:
         config = self._config()
         self._admin = AdminSocket(config.admin_socket, config.map_file)
         self._watcher = MembershipWatcher(settings)
+        self._second = SecondCluster(settings)
         self._probe = HostProbe()
         self._haproxy: WatchedProcess | None = None
         self._standby: WatchedProcess | None = None
@@ -98,6 +100,7 @@ class Supervisor:
             self._stop()
         finally:
             self._watcher.stop()
+            self._second.stop()
             self._probe.stop()
 
     def _config(self) -> DoorConfig:
@@ -146,7 +149,7 @@ class Supervisor:
         """Write what HAProxy reads at its start, unless it is written: callers wait for a start."""
         content = (config, self._members)
         if content != self._written:
-            pools = assign_pools(self._members.models, config)
+            pools = assign_pools(self._members, config)
             config.map_file.write_text(render_map(pools, self._members))
             config.config_file.write_text(render_config(config, self._members, pools))
             self._written = content
@@ -225,6 +228,8 @@ class Supervisor:
         held = self._admin.held()
         if (listed := self._watcher.listed()) is not None:
             members = self._absences.settle(self._members, listed, held.healthy, self._watcher.answered_s)
+            second = self._second.settle(members, self._members, held.healthy)
+            members = members.model_copy(update={"second": second})
             if members != self._members:
                 self._members = members
                 _save_members(self._members_file, members)

@@ -15,9 +15,9 @@ from deployments.http_messages import AsgiApp, HttpRequest, HttpResponse, accept
 from deployments.ingress.grpc_address import bind_grpc
 from deployments.ingress.rest_handlers import method_not_allowed, open_authenticator
 from deployments.protocol.open_inference import PLATFORM
+from deployments.serve_schema import ROOT_APP
 
 ROOT_ROUTE = "/v2"
-ROOT_APP = "rayloop-front"
 _PATHS = ("", "/health/live", "/health/ready")
 _SERVER = {"name": "rayloop", "extensions": ["binary_tensor_data"], "version": "2", "platform": PLATFORM}
 
@@ -32,6 +32,9 @@ class RootApp:
         if settings.door:
             bind_grpc(settings.replica_host)
         self._authenticator = open_authenticator(settings)
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        """Accept new moves to a second cluster, which only the doors act on."""
 
     def __serve_build_asgi_app__(self) -> AsgiApp:
         return AsgiApp(self._respond)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
-from cluster.errors import WriterReplaced
+from cluster.door.moves import Moves
+from cluster.errors import RayloopError, WriterReplaced
 from cluster.names import rollout_actor
 from cluster.values import Frozen
 from deployments import serve_schema
@@ -58,6 +59,19 @@ def server_config(apps: Applications, model: str) -> ServerConfig | None:
     """Return the configuration of a model's server; None when it is not declared."""
     app = apps.get(serve_schema.model_app_name(model))
     return ServerConfig.from_stored(app["deployments"][0]["user_config"]) if app else None
+
+
+def read_moves(apps: Applications) -> Moves:
+    """Return the moves to a second cluster, which the root application's configuration holds."""
+    deployments = apps.get(serve_schema.ROOT_APP, {}).get("deployments", ())
+    return Moves.from_stored(next((each["user_config"] for each in deployments if each.get("user_config")), {}))
+
+
+def write_moves(apps: Applications, moves: Moves) -> None:
+    """Change the moves to a second cluster. Raises RayloopError when nothing is served."""
+    if serve_schema.ROOT_APP not in apps:
+        raise RayloopError("rayloop.model_not_deployed", model=serve_schema.ROOT_APP)
+    apps[serve_schema.ROOT_APP]["deployments"][0]["user_config"] = moves.model_dump(mode="json")
 
 
 def check_epoch(apps: Applications, model: str, epoch: int | None) -> ServerConfig | None:

@@ -130,8 +130,9 @@ class RolloutController:
             options: Resources of the challengers; None for the defaults.
 
         Raises:
-            RolloutError: Another rollout is in progress, nothing is served, the policy does not fit, a webhook objects,
-                or no challenger can be served; the last case is journaled as an aborted rollout.
+            RolloutError: Another rollout is in progress, nothing is served, the model is moving to another cluster, the
+                policy does not fit, a webhook objects, or no challenger can be served; the last case is journaled as an
+                aborted rollout.
         """
         several = [challengers] if isinstance(challengers, ModelVersion) else challengers
         versions = [challenger.version for challenger in several]
@@ -139,6 +140,7 @@ class RolloutController:
             if self._state is not None and (self._state.active or not self._applied):
                 raise RolloutError("rollout.in_progress", model=self._model, rollout=self._state.id)
             webhook_client.check_secrets(policy.webhooks)
+            await self._reconciler.require_no_move()
             champion = (await self._reconciler.champion()).version
             task = await self._reconciler.task(champion)
             check_metric(task, policy.metric)
@@ -215,10 +217,11 @@ class RolloutController:
             reason: Why.
 
         Raises:
-            RolloutError: The model has had no rollout, or one is in progress.
+            RolloutError: The model has had no rollout, one is in progress, or the model is moving.
         """
         async with self._take_turn():
             state = self._require_state()
+            await self._reconciler.require_no_move()
             await self._record(*state_machine.roll_back(state, champion, reason, time.time()))
             await self._reconcile()
         return await self.status()

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
 
+from cluster.actors import session_name
 from cluster.errors import ClusterUnavailable, RolloutError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
 from cluster.names import CHALLENGER, CHAMPION
@@ -51,6 +52,16 @@ class Reconciler:
         if config is None:
             raise RolloutError("rollout.model_not_served", model=self._model)
         return config.champion
+
+    async def require_no_move(self) -> None:
+        """Check that the model's requests are not on their way to or from this cluster.
+
+        Raises:
+            RolloutError: They are.
+        """
+        mark = await in_thread(STORE_S, "MLflow", self._registry.move, self._model)
+        if mark is not None and mark.forbids_rollouts(session_name()):
+            raise RolloutError("rollout.model_moving", model=self._model, percent=100 * mark.share)
 
     async def task(self, champion: str) -> Task:
         """Return the prediction task of a champion."""

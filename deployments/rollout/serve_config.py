@@ -21,6 +21,7 @@ from ray import serve
 from ray.actor import ActorHandle
 
 from cluster.actors import end_actor, get_or_create, is_newest, take_epoch
+from cluster.door.moves import Moves
 from cluster.door.probe import door_status
 from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
@@ -38,7 +39,9 @@ from deployments.rollout.applications import (
     deployment,
     drop_challengers,
     halted_versions,
+    read_moves,
     server_config,
+    write_moves,
     writer_epoch,
 )
 from deployments.serve_schema import ChallengerConfig, Halt, ServerConfig, Serving, TrafficSplit
@@ -118,9 +121,9 @@ class ServeConfigWriter:
             current = server_config(apps, champion.model)
             if current is not None and current.split is not None:
                 raise RolloutError("rollout.in_progress", model=champion.model, rollout=current.split.rollout)
-            if root_app.ROOT_APP not in apps:
-                apps[root_app.ROOT_APP] = application(
-                    root_app.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", environment, _FRONT
+            if serve_schema.ROOT_APP not in apps:
+                apps[serve_schema.ROOT_APP] = application(
+                    serve_schema.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", environment, _FRONT
                 )
             shared = options.model_dump(include={"profile_window_s", "limits", "report"})
             kept = {"halt": current.halt, "epoch": current.epoch} if current else {}
@@ -136,7 +139,7 @@ class ServeConfigWriter:
 
         await self._write(change)
         deadline = time.monotonic() + options.deadline_s
-        await self._wait_until_running(root_app.ROOT_APP, deadline)
+        await self._wait_until_running(serve_schema.ROOT_APP, deadline)
         await self._wait_until_applied(champion.model, deadline)
         if self._settings.door:
             await self._wait_until_in_door(champion.model, deadline, options.deadline_s)
@@ -229,6 +232,31 @@ class ServeConfigWriter:
     async def current_config(self, model: str) -> ServerConfig | None:
         """Return the configuration of a model's server; None when it is not deployed."""
         return server_config(await self._read(), model)
+
+    async def moves(self) -> Moves:
+        """Return the shares of requests that the doors send to a second cluster."""
+        return read_moves(await self._read())
+
+    async def set_share(self, model: str, address: str, share: float | None) -> Moves:
+        """Set the share of a model's requests that the doors send to a second cluster.
+
+        Args:
+            model: Name of the model.
+            address: Dashboard of the second cluster.
+            share: In [0, 1]; with 0 the doors reach its replicas, and send what names them. None: the model does not
+                move.
+
+        Raises:
+            RayloopError: Nothing is served, or other models are moving elsewhere.
+        """
+
+        def change(apps: Applications) -> None:
+            moves = read_moves(apps)
+            moves = moves.without(model) if share is None else moves.with_share(model, address, share)
+            write_moves(apps, moves.model_copy(update={"writer": self._epoch}))
+
+        await self._write(change)
+        return await self.moves()
 
     async def has_challenger(self, model: str, rollout: str, version: str) -> bool:
         """Whether a challenger's application is declared."""

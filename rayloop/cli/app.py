@@ -19,7 +19,7 @@ from cluster.errors import ProjectError, RayloopError
 from cluster.permissions import PRIVATE_UMASK
 from cluster.settings import load_settings
 from rayloop import __version__
-from rayloop.cli import key_commands
+from rayloop.cli import key_commands, move_commands
 from rayloop.cli.submission import run_or_submit, submit_outside, submit_with_file
 
 EXIT_USER_ERROR = 2
@@ -32,6 +32,7 @@ app = typer.Typer(
 )
 
 app.add_typer(key_commands.app, name="keys")
+app.add_typer(move_commands.app, name="move")
 
 
 def _print_version(requested: bool) -> None:

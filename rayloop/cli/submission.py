@@ -62,7 +62,7 @@ def submit_outside(settings: Settings, command: str, *arguments: str, **options:
 
     Args:
         settings: Which cluster.
-        command: Name of the command.
+        command: Name of the command, after that of its group and a space.
         *arguments: Its arguments.
         **options: Its options by name.
 
@@ -72,7 +72,7 @@ def submit_outside(settings: Settings, command: str, *arguments: str, **options:
     if not settings.address or connection.in_job():
         return False
     texts = {name: value for name, value in options.items() if value != ""}
-    _submit(settings, [command, *option_words(texts), "--", *arguments], None)
+    _submit(settings, [*command.split(), *option_words(texts), "--", *arguments], None)
     return True
 
 

@@ -54,9 +54,7 @@ class LoadClient:
 
     def predict(self, features: FeatureSet, ids: Sequence[str], rows: pl.DataFrame) -> LoadStats:
         """Send one request per row; the row's id is the request's id and routing key."""
-        columns = [(c, _cells(rows.get_column(c.name), c)) for c in features.request]
-        bodies = [_infer_body(id, [(c, cells[i]) for c, cells in columns]) for i, id in enumerate(ids)]
-        return asyncio.run(self._send("infer", bodies))
+        return asyncio.run(self._send("infer", request_bodies(features, ids, rows)))
 
     def label(self, ids: Sequence[str], labels: Sequence[Any], known_us: Sequence[int]) -> LoadStats:
         """Send labels of answered requests."""
@@ -94,6 +92,18 @@ async def _post(http: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> 
             return "" if answer.status == 200 else f"{answer.status} {text[:200]}"
     except (aiohttp.ClientError, TimeoutError) as error:
         return f"{type(error).__name__} {error}"
+
+
+def request_bodies(features: FeatureSet, ids: Sequence[str], rows: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return a request's body for each row.
+
+    Args:
+        features: The model's features.
+        ids: Ids of the requests.
+        rows: The request columns.
+    """
+    columns = [(c, _cells(rows.get_column(c.name), c)) for c in features.request]
+    return [_infer_body(id, [(c, cells[i]) for c, cells in columns]) for i, id in enumerate(ids)]
 
 
 def _infer_body(id: str, cells: list[tuple[Column, Any]]) -> dict[str, Any]:

@@ -1,17 +1,44 @@
-"""What the door's tests need beside the benchmark's replicas: some with gRPC."""
+"""A door with replicas that are not real, some with gRPC."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
+import httpx
 
+from benchmarks.cluster.door_process import Door
+from benchmarks.cluster.replicas import MODEL, FakeReplica, FakeServe, Loop
 from cluster.door.membership import Target
 from deployments.protocol import inference_pb2
 from deployments.protocol.inference_pb import add_inference_service
+from tests.factories.until import until
+
+
+class DoorSetup:
+    """A door with replicas of a model and of the root application."""
+
+    def __init__(self, door: Door, serve: FakeServe, loop: Loop) -> None:
+        self.door, self.serve, self.loop = door, serve, loop
+        self.port = door.settings.serve_port
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10.0)
+
+    def start_replica(self, name: str = "r") -> FakeReplica:
+        return self.loop.run(FakeReplica(name).start())
+
+    def kill_leader(self) -> None:
+        killed = self.door.leader
+        os.kill(killed, signal.SIGKILL)
+        until(lambda: self.door.leader not in (0, killed), "the standby takes over")
+
+    def serve_model(self, *replicas: FakeReplica) -> None:
+        self.serve.models[MODEL] = [replica.replica for replica in replicas]
+        until(lambda: self.door.taking() >= {r.port for r in replicas}, "the door has the replicas")
 
 
 class _Servicer:

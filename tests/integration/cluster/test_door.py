@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,53 +19,15 @@ import tritonclient.grpc as triton_grpc
 from tritonclient.utils import InferenceServerException
 
 from benchmarks.cluster.certificates import self_signed
-from benchmarks.cluster.door_process import Door, running_door
+from benchmarks.cluster.door_process import running_door
 from benchmarks.cluster.load import SteadyLoad
-from benchmarks.cluster.replicas import MODEL, FakeReplica, FakeServe, Loop
-from cluster.local_cluster import free_port
+from benchmarks.cluster.replicas import MODEL
 from cluster.settings import Settings
-from tests.factories.door import grpc_replica
+from tests.factories.door import DoorSetup, grpc_replica
 from tests.factories.until import until
 
 
-class Setup:
-    """A door with replicas of a model and of the root application."""
-
-    def __init__(self, door: Door, serve: FakeServe, loop: Loop) -> None:
-        self.door, self.serve, self.loop = door, serve, loop
-        self.port = door.settings.serve_port
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10.0)
-
-    def start_replica(self, name: str = "r") -> FakeReplica:
-        return self.loop.run(FakeReplica(name).start())
-
-    def kill_leader(self) -> None:
-        killed = self.door.leader
-        os.kill(killed, signal.SIGKILL)
-        until(lambda: self.door.leader not in (0, killed), "the standby takes over")
-
-    def serve_model(self, *replicas: FakeReplica) -> None:
-        self.serve.models[MODEL] = [replica.replica for replica in replicas]
-        until(lambda: self.door.taking() >= {r.port for r in replicas}, "the door has the replicas")
-
-
-@pytest.fixture(scope="module")
-def door_settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    ports = ("serve_port", "grpc_port", "haproxy_metrics_port")
-    return Settings(
-        home=tmp_path_factory.mktemp("home"), door_models=3, door_replicas=8, **{p: free_port() for p in ports}
-    )
-
-
-@pytest.fixture
-def setup(door_settings: Settings) -> Iterator[Setup]:
-    with running_door(door_settings) as (door, serve, loop):
-        setup = Setup(door, serve, loop)
-        with setup.client:
-            yield setup
-
-
-def test_door_answers_v2_only(setup: Setup) -> None:
+def test_door_answers_v2_only(setup: DoorSetup) -> None:
     root, replica = setup.start_replica("root"), setup.start_replica("model")
     setup.serve.root = [root.replica]
     setup.serve_model(replica)
@@ -82,7 +43,7 @@ def test_door_answers_v2_only(setup: Setup) -> None:
         assert (response.status_code, response.json()["code"]) == (404, "request.outside_v2")
 
 
-def test_killed_haproxy_costs_requests_in_flight_only(setup: Setup) -> None:
+def test_killed_haproxy_costs_requests_in_flight_only(setup: DoorSetup) -> None:
     setup.serve_model(setup.start_replica(), setup.start_replica())
     with SteadyLoad(setup.loop, setup.port, rate=200.0) as load:
         load.await_answers(200)
@@ -94,7 +55,7 @@ def test_killed_haproxy_costs_requests_in_flight_only(setup: Setup) -> None:
     assert len(load.failed) < 40
 
 
-def test_killed_supervisor_and_standby_cost_nothing(setup: Setup) -> None:
+def test_killed_supervisor_and_standby_cost_nothing(setup: DoorSetup) -> None:
     setup.serve_model(setup.start_replica())
     haproxy = setup.door.haproxy
     with SteadyLoad(setup.loop, setup.port, rate=200.0) as load:
@@ -109,7 +70,7 @@ def test_killed_supervisor_and_standby_cost_nothing(setup: Setup) -> None:
     assert setup.door.haproxy == haproxy
 
 
-def test_haproxy_killed_after_its_supervisor_answers_again(setup: Setup) -> None:
+def test_haproxy_killed_after_its_supervisor_answers_again(setup: DoorSetup) -> None:
     setup.serve_model(setup.start_replica())
     with SteadyLoad(setup.loop, setup.port, rate=200.0) as load:
         load.await_answers(100)
@@ -121,7 +82,7 @@ def test_haproxy_killed_after_its_supervisor_answers_again(setup: Setup) -> None
     assert load.longest_gap_s < 5.0
 
 
-def test_door_that_is_stopped_answers_what_is_in_progress(setup: Setup) -> None:
+def test_door_that_is_stopped_answers_what_is_in_progress(setup: DoorSetup) -> None:
     setup.serve_model(replica := setup.start_replica())
     processes = [setup.door.haproxy, *setup.door.supervisors]
     with ThreadPoolExecutor() as pool:
@@ -135,7 +96,7 @@ def test_door_that_is_stopped_answers_what_is_in_progress(setup: Setup) -> None:
         setup.client.get("/v2")
 
 
-def test_new_supervisor_takes_over_when_both_are_gone(setup: Setup) -> None:
+def test_new_supervisor_takes_over_when_both_are_gone(setup: DoorSetup) -> None:
     setup.serve_model(setup.start_replica())
     haproxy = setup.door.haproxy
     until(lambda: len(setup.door.supervisors) == 2, "a supervisor and its standby")
@@ -154,7 +115,7 @@ def test_new_supervisor_takes_over_when_both_are_gone(setup: Setup) -> None:
     assert setup.client.get(f"/v2/models/{MODEL}").status_code == 200
 
 
-def test_changes_of_members_fail_no_request_and_reload_nothing(setup: Setup) -> None:
+def test_changes_of_members_fail_no_request_and_reload_nothing(setup: DoorSetup) -> None:
     rng = random.Random(7)
     replicas = [setup.start_replica(f"r{i}") for i in range(3)]
     setup.serve_model(*replicas)
@@ -175,7 +136,7 @@ def test_changes_of_members_fail_no_request_and_reload_nothing(setup: Setup) -> 
     assert sum(replica.requests for replica in leaving) > 0
 
 
-def test_head_that_is_away_leaves_the_members(setup: Setup) -> None:
+def test_head_that_is_away_leaves_the_members(setup: DoorSetup) -> None:
     first, second = setup.start_replica("first"), setup.start_replica("second")
     setup.serve_model(first, second)
     setup.serve.away = True
@@ -192,7 +153,7 @@ def test_head_that_is_away_leaves_the_members(setup: Setup) -> None:
     until(lambda: setup.door.taking() == {first.port}, "the one that drains leaves")
 
 
-def test_request_that_kills_a_replica_is_repeated_once(setup: Setup) -> None:
+def test_request_that_kills_a_replica_is_repeated_once(setup: DoorSetup) -> None:
     replicas = [setup.start_replica(f"r{i}") for i in range(3)]
     setup.serve_model(*replicas)
     response = setup.client.post(f"/v2/models/{MODEL}/die", json={})
@@ -207,7 +168,7 @@ def test_certificates_are_replaced_without_a_lost_request(door_settings: Setting
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     with running_door(door_settings.model_copy(update={"door_certificate": str(file)})) as (door, serve, loop):
-        setup = Setup(door, serve, loop)
+        setup = DoorSetup(door, serve, loop)
         setup.serve_model(setup.start_replica(), setup.start_replica())
         haproxy = door.haproxy
         address = ("127.0.0.1", setup.port)
@@ -227,7 +188,7 @@ def test_certificates_are_replaced_without_a_lost_request(door_settings: Setting
         setup.client.close()
 
 
-def test_public_grpc_client_reaches_the_model_that_its_request_names(setup: Setup) -> None:
+def test_public_grpc_client_reaches_the_model_that_its_request_names(setup: DoorSetup) -> None:
     with grpc_replica("flights") as flights, grpc_replica("shop") as shop:
         http = [setup.start_replica(), setup.start_replica()]
         setup.serve.models = {
@@ -253,7 +214,7 @@ def test_public_grpc_client_reaches_the_model_that_its_request_names(setup: Setu
             assert "UNIMPLEMENTED" in caught.value.status()
 
 
-def test_metrics_tell_of_a_supervisor_and_of_replicas_but_not_of_empty_slots(setup: Setup) -> None:
+def test_metrics_tell_of_a_supervisor_and_of_replicas_but_not_of_empty_slots(setup: DoorSetup) -> None:
     setup.serve_model(setup.start_replica())
     address = f"http://127.0.0.1:{setup.door.settings.haproxy_metrics_port}"
     status = dict(line.rsplit(" ", 1) for line in httpx.get(f"{address}/status").text.splitlines() if line[0] != "#")
@@ -264,7 +225,7 @@ def test_metrics_tell_of_a_supervisor_and_of_replicas_but_not_of_empty_slots(set
     assert 'server="r1"' not in metrics
 
 
-def test_slow_headers_and_slow_bodies_are_cut_off(setup: Setup) -> None:
+def test_slow_headers_and_slow_bodies_are_cut_off(setup: DoorSetup) -> None:
     unfinished = [b"POST /v2/models/x HTTP/1.1\r\n", b"POST /v2 HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n1"]
     connections = [socket.create_connection(("127.0.0.1", setup.port), timeout=30.0) for _ in unfinished]
     started = time.monotonic()

@@ -11,7 +11,7 @@ from cluster import registry
 from cluster.errors import WriterReplaced
 from cluster.registry import EPOCH_TAG, Registry
 from cluster.settings import Settings
-from cluster.values import ModelVersion
+from cluster.values import ModelVersion, MoveMark
 from tests.factories.errors import raises
 
 VERSION = ModelVersion(model="trips", version="2", run_id="r", bundle_uri="/nowhere")
@@ -55,6 +55,21 @@ def test_controller_with_a_lower_epoch_sets_no_alias(client: Client) -> None:
         with raises(WriterReplaced, "cluster.writer_replaced", writer="rollout:trips", epoch=6, newest=7):
             refused()
     assert client.aliases == {"challenger": "2"}
+
+
+def test_mark_of_a_model_that_moves_is_read_and_removed(client: Client) -> None:
+    mlflow = Registry(Settings(tracking_uri="http://mlflow"))
+    mark = MoveMark(cluster="session_1", share=0.5)
+    mlflow.set_move("trips", mark)
+    assert mlflow.move("trips") == mark
+    mlflow.set_move("trips", None)
+    assert mlflow.move("trips") is None
+
+
+@pytest.mark.parametrize(("share", "first", "second"), [(0.0, True, True), (0.5, True, True), (1.0, True, False)])
+def test_rollouts_are_for_the_cluster_that_has_all_requests(share: float, first: bool, second: bool) -> None:
+    mark = MoveMark(cluster="session_1", share=share)
+    assert (mark.forbids_rollouts("session_1"), mark.forbids_rollouts("session_2")) == (first, second)
 
 
 def test_person_without_an_epoch_sets_any_alias(client: Client) -> None:

@@ -42,7 +42,7 @@ def servers(section: str) -> list[str]:
 
 def test_configuration_holds_the_members_that_the_map_names(config: DoorConfig) -> None:
     members = Membership(root=(replica(9),), models={"b": (replica(1),), "a": ()})
-    pools = assign_pools(members.models, config)
+    pools = assign_pools(members, config)
     assert render_map(pools, members) == f"a 1\nb 2\n{ANY_MODEL} 2\n"
     text = render_config(config, members, pools)
     assert servers(backend(text, "m2")) == ["127.0.0.1:30001", "127.0.0.1:1"]

@@ -17,6 +17,9 @@ from ray.serve.schema import Target as TargetOfServe
 
 from cluster.door.membership import ABSENT_S, Absences, Membership, PeerLink, Replica, Target, parse_serve_details
 from cluster.door.membership_client import AnswerClock
+from cluster.door.moves import Moves
+from cluster.errors import DataError
+from tests.factories.errors import raises
 
 CONTROLLER = ServeActorDetails(actor_id="1")
 
@@ -106,6 +109,17 @@ def test_replicas_of_other_hosts_are_found_at_their_doors() -> None:
 def test_details_without_a_controller_say_nothing() -> None:
     assert parse_serve_details(ServeInstanceDetails.get_empty_schema_dict()) is None
     assert parse_serve_details(details({}, [])) == Membership()
+
+
+def test_moves_are_those_of_the_root_application() -> None:
+    listed = details({"rayloop-front": "/v2", "flights": "/v2/models/flights"}, [])
+    moves = Moves(address="http://10.0.0.9:8265", shares={"flights": 0.25}, writer=3)
+    config = {"name": "Front", "user_config": moves.model_dump(mode="json") | {"later": 1}}
+    listed["applications"]["rayloop-front"]["deployed_app_config"] = {"deployments": [config]}
+    assert parse_serve_details(listed) == Membership(models={"flights": ()}, moves=moves)
+    config["user_config"] = {"schema_version": 99}
+    with raises(DataError, "data.stored_too_new"):
+        parse_serve_details(listed)
 
 
 def members(*numbers: int) -> Membership:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from cluster.door.config import UNUSED
 from cluster.door.membership import ANY_MODEL, Membership, Replica, Target
+from cluster.door.moves import Moves, is_share, share_key, share_parts
 from cluster.door.slots import Held, Slot, State, mark_down, parse_held, plan_changes
 
 MAP = "/models.map"
@@ -31,11 +32,15 @@ class Simulated:
             for pool in range(POOLS)
             for number in range(2 * SLOTS)
         }
-        self.pools: dict[str, int] = {}
+        self.map: dict[str, int] = {}
+
+    @property
+    def pools(self) -> dict[str, int]:
+        return {key: value for key, value in self.map.items() if not is_share(key)}
 
     @property
     def held(self) -> Held:
-        return Held(dict(self.slots), dict(self.pools))
+        return Held(dict(self.slots), self.pools, {key: v for key, v in self.map.items() if is_share(key)})
 
     def run(self, commands: list[str]) -> None:
         for command in commands:
@@ -58,13 +63,13 @@ class Simulated:
                 assert slot.replica != changed
                 self.slots[key] = slot._replace(replica=changed)
             case ["add", "map", name, key, pool] if name == MAP:
-                assert key not in self.pools
-                self.pools[key] = int(pool)
+                assert key not in self.map
+                self.map[key] = int(pool)
             case ["set", "map", name, key, pool] if name == MAP:
-                assert self.pools[key] != int(pool)
-                self.pools[key] = int(pool)
+                assert self.map[key] != int(pool)
+                self.map[key] = int(pool)
             case ["del", "map", name, key] if name == MAP:
-                del self.pools[key]
+                del self.map[key]
             case _:
                 raise AssertionError(words)
 
@@ -87,8 +92,19 @@ replicas = st.builds(
     st.lists(st.integers(1, 9), max_size=SLOTS, unique=True),
     st.lists(st.integers(10, 18), max_size=SLOTS, unique=True),
 )
+by_model = st.dictionaries(st.sampled_from(["a", "b", "c"]), replicas, max_size=POOLS)
+shares = st.dictionaries(st.sampled_from(["a", "b", "c"]), st.floats(0.0, 1.0), max_size=2)
 memberships = st.builds(
-    Membership, root=replicas, models=st.dictionaries(st.sampled_from(["a", "b", "c"]), replicas, max_size=POOLS)
+    lambda root, models, second, shares: Membership(
+        root=root,
+        models=models,
+        moves=Moves(address="http://second", shares=shares),
+        second={model: second.get(model, ()) for model in shares},
+    ),
+    replicas,
+    by_model,
+    by_model,
+    shares,
 )
 slots = st.sets(st.tuples(st.integers(0, POOLS - 1), st.integers(0, 2 * SLOTS - 1)))
 
@@ -109,9 +125,11 @@ def test_any_sequence_of_memberships_converges(steps: list[tuple[Membership, set
         haproxy.run(changes.commands)
     assert plan_changes(haproxy.held, members, MAP).commands == []
     assert haproxy.taking(0) == sorted(members.root, key=lambda r: r.http.port)
-    assert len(changes.without_pool) == max(0, len(members.models) - (POOLS - 1))
-    for model in members.models.keys() - set(changes.without_pool):
-        assert haproxy.taking(haproxy.pools[model]) == sorted(members.models[model], key=lambda r: r.http.port)
+    assert len(changes.without_pool) == max(0, len(members.by_key) - (POOLS - 1))
+    for key in members.by_key.keys() - set(changes.without_pool):
+        assert haproxy.taking(haproxy.pools[key]) == sorted(members.by_key[key], key=lambda r: r.http.port)
+    moving = {key[1:] for key in haproxy.pools if key.startswith("+")}
+    assert haproxy.held.shares == {share_key(m): share_parts(members.moves.shares[m]) for m in moving}
     assert changes.without_slot == ()
     answering = [haproxy.pools[m] for m, r in members.models.items() if r and m in haproxy.pools]
     assert (haproxy.pools.get(ANY_MODEL) in answering) == bool(answering)
@@ -126,13 +144,13 @@ def test_change_takes_no_command_too_many(before: Membership, after: Membership)
     held = {key: slot.replica for key, slot in haproxy.slots.items() if slot.state is State.TAKING}
     kept = [r for pool, r in ((key[0], r) for key, r in held.items()) if r in wanted(haproxy, after, pool)]
     assert len(drains) == len(held) - len(kept)
-    assert len([c for c in commands if c.endswith("ready")]) <= sum(map(len, (after.root, *after.models.values())))
+    assert len([c for c in commands if c.endswith("ready")]) <= sum(map(len, (after.root, *after.by_key.values())))
     assert len(commands) == len(set(commands))
 
 
 def wanted(haproxy: Simulated, members: Membership, pool: int) -> tuple[Replica, ...]:
     model = next((key for key, value in haproxy.pools.items() if value == pool and key != ANY_MODEL), None)
-    return members.root if pool == 0 else members.models.get(model or "", ())
+    return members.root if pool == 0 else members.by_key.get(model or "", ())
 
 
 def test_replica_that_comes_back_while_it_drains_takes_requests_again() -> None:
@@ -153,6 +171,19 @@ def test_full_pool_leaves_replicas_and_models_out() -> None:
     changes = plan_changes(haproxy.held, members, MAP)
     assert changes.without_slot == (replica(4), replica(5))
     assert changes.without_pool == ("c",)
+
+
+def test_change_of_a_share_is_one_command() -> None:
+    haproxy = Simulated()
+    members = Membership(
+        models={"a": (replica(1),)},
+        moves=Moves(address="http://second").with_share("a", "http://second", 0.1),
+        second={"a": (replica(2),)},
+    )
+    haproxy.run(plan_changes(haproxy.held, members, MAP).commands)
+    assert haproxy.map == {"a": 1, "+a": 2, "%a": 1000, ANY_MODEL: 1}
+    more = members.model_copy(update={"moves": members.moves.with_share("a", "http://second", 0.5)})
+    assert plan_changes(haproxy.held, more, MAP).commands == [f"set map {MAP} %a 5000"]
 
 
 def test_replicas_of_other_hosts_get_only_slots_with_tls() -> None:
@@ -179,14 +210,14 @@ REQUESTS = "# pxname,svname,qcur,scur\nm1,r0,0,9\nm1,r1,1,2\nm1,r2,0,0\ng1,r0,0,
 
 
 def test_what_haproxy_holds_is_read_from_its_answers() -> None:
-    held = parse_held(STATES, "0x1 a 1\n", lambda: REQUESTS)
+    held = parse_held(STATES, "0x1 a 1\n0x2 +a 2\n0x3 %a 2500\n", lambda: REQUESTS)
     first = Replica(http=Target(host="10.0.0.1", port=30001), grpc=Target(host="10.0.0.1", port=40001))
     assert held.slots == {
         (1, 0): Slot(State.TAKING, first, 0, True),
         (1, 1): Slot(State.DRAINING, Replica(http=Target(host="10.0.0.2", port=31502), peer=True), 7, True),
         (1, 2): Slot(State.FREE, Replica(http=UNUSED, peer=True), 0, False),
     }
-    assert held.pools == {"a": 1}
+    assert (held.pools, held.shares) == ({"a": 1, "+a": 2}, {"%a": 2500})
     assert held.healthy == {first.http}
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cluster.errors import CallTimeout, WriterReplaced
+from cluster.errors import CallTimeout, RolloutError, WriterReplaced
 from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.values import ModelVersion
+from cluster.values import ModelVersion, MoveMark
 from deployments.rollout import controller, reconciler
 from deployments.rollout.controller import RolloutController
 from deployments.rollout.journal import RolloutJournal
@@ -107,6 +107,9 @@ class Stores:
         self.answering = threading.Event()
         self.answering.set()
         monkeypatch.setattr(Registry, "version", lambda _, model, number: version(number))
+        self.mark: MoveMark | None = None
+        monkeypatch.setattr(Registry, "move", lambda *_: self.mark)
+        monkeypatch.setattr(reconciler, "session_name", lambda: "session_1")
         for name in ("set_alias", "clear_alias"):
             monkeypatch.setattr(Registry, name, lambda *_: None)
         self.tables: Any = MemoryTables()
@@ -150,6 +153,21 @@ async def until(holds: Callable[[], bool], what: str, limit_s: float = 20.0) -> 
     while not holds():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.01)
+
+
+def test_model_that_moves_starts_no_rollout(serve: ConfigWriter, stores: Stores) -> None:
+    async def scenario() -> None:
+        actor = await start()
+        for mark in (MoveMark(cluster="session_0", share=0.5), MoveMark(cluster="session_1", share=1.0)):
+            stores.mark = mark
+            with raises(RolloutError, "rollout.model_moving", model=MODEL, percent=100 * mark.share):
+                await actor.start(version("2"), POLICY)
+        assert (await actor.status()).state is None
+        stores.mark = MoveMark(cluster="session_0", share=1.0)
+        await actor.start(version("2"), POLICY)
+
+    asyncio.run(scenario())
+    assert serve.config.split is not None
 
 
 async def start() -> Any:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import ray.serve
 
-from cluster.errors import RolloutError, WriterReplaced
+from cluster.door.moves import Moves
+from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.rollout import serve_config, serve_details
 from deployments.rollout.serve_config import ServeConfigWriter
 from deployments.rollout.serve_details import MODEL_DEPLOYMENT
-from deployments.serve_schema import Halt, ServerConfig, TrafficSplit, model_app_name
+from deployments.serve_schema import ROOT_APP, Halt, ServerConfig, TrafficSplit, model_app_name
 from tests.factories.errors import raises
 
 MODELS = 20
@@ -118,6 +119,22 @@ def writer(serve: Serve, settings: Settings, monkeypatch: pytest.MonkeyPatch) ->
 
 def current(writer: Any) -> ServerConfig:
     return asyncio.run(writer.current_config("m"))
+
+
+def test_share_of_a_model_is_kept_with_the_root_application_and_other_changes_leave_it(
+    writer: Any, serve: Serve, settings: Settings
+) -> None:
+    with raises(RayloopError, "rayloop.model_not_deployed"):
+        asyncio.run(writer.set_share("m", "http://second", 0.1))
+    serve.applications[ROOT_APP] = {"name": ROOT_APP, "deployments": [{"name": "Front"}]}
+    moves = Moves(address="http://second", shares={"m": 0.1}, writer=1)
+    assert asyncio.run(writer.set_share("m", "http://second", 0.1)) == moves
+    asyncio.run(writer.set_champion(version("2")))
+    # Another writer, which may be of another release.
+    asyncio.run(remove_concurrently(settings))
+    assert asyncio.run(writer.moves()) == moves
+    serve.newest = 1
+    assert asyncio.run(writer.set_share("m", "http://second", None)) == Moves(writer=1)
 
 
 def test_halted_challenger_leaves_the_split_and_the_others_keep_their_slices(writer: Any) -> None:
