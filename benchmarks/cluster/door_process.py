@@ -67,16 +67,24 @@ class Door:
                 return [leader, *(child.pid for child in children if "cluster.door" in child.cmdline())]
         return []
 
+    def _is_supervisor(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            if "cluster.door" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                return process.environ().get("RAYLOOP_HOME") == str(self.settings.home)
+        return False
+
     def taking(self) -> set[int]:
         """Ports of the replicas that are up."""
         return {target.port for target in self.admin.held().healthy}
 
     def close(self) -> None:
         """Kill every process of it."""
-        while supervisors := self.supervisors:
-            for pid in supervisors:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        # Also a standby that has just been started, or that is about to take the lock.
+        while running := [process for process in psutil.process_iter() if self._is_supervisor(process)]:
+            for process in running:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(running, timeout=5.0)
         if pid := self.haproxy:
             os.kill(pid, signal.SIGKILL)
         self.process.wait()
