@@ -18,6 +18,7 @@ from typing import Any, Literal
 import psutil
 
 from cluster.values import Frozen
+from rayloop import __version__
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -105,7 +106,7 @@ def write(
 ) -> Path:
     """Write the rows of an area in place of earlier rows of the same work; keep the others. Return the page's path.
 
-    ``host`` is ``machine()`` from before the work started.
+    ``versions`` are those of other packages; ``host`` is ``machine()`` from before the work started.
     """
     today = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     data = folder / f"{area}.json"
@@ -114,7 +115,8 @@ def write(
     merged = _merged(stored_rows, [one.model_copy(update={"date": today}) for one in rows])
     content = {
         "machine": dict(host or machine()),
-        "versions": before["versions"] | dict(versions),
+        # Of the code that ran: an installed package may be of another release.
+        "versions": before["versions"] | dict(versions) | {"rayloop": __version__},
         "date": today,
         "rows": [one.model_dump() for one in merged],
     }

@@ -48,7 +48,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _versions() -> dict[str, str]:
-    own = {name: version(name) for name in ("rayloop", "ray", "polars", "pyarrow", "duckdb")}
+    own = {name: version(name) for name in ("ray", "polars", "pyarrow", "duckdb")}
     name, _, pinned = _PEER_PINS.read_text().splitlines()[0].partition("==")
     return own | {name: pinned}
 

@@ -84,7 +84,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _versions() -> dict[str, str]:
-    own = {name: version(name) for name in ("rayloop", "datasketches", "numpy", "scipy", "lightgbm", "scikit-learn")}
+    own = {name: version(name) for name in ("datasketches", "numpy", "scipy", "lightgbm", "scikit-learn")}
     return own | programs.versions()
 
 

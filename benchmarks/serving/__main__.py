@@ -145,7 +145,7 @@ def _own(name: str, arguments: argparse.Namespace) -> None:
 
 
 def _versions() -> dict[str, str]:
-    own = {name: version(name) for name in ("rayloop", "ray", "onnxruntime", "uvloop")}
+    own = {name: version(name) for name in ("ray", "onnxruntime", "uvloop")}
     return own | dict(pinned(folder) for folder in dict.fromkeys(peer.folder for peer in PEERS_ALL if not peer.ray))
 
 

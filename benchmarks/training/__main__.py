@@ -64,7 +64,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
 
 
 def _versions() -> dict[str, str]:
-    own = {name: version(name) for name in ("rayloop", "ray", "torch", "lightgbm", "scikit-learn")}
+    own = {name: version(name) for name in ("ray", "torch", "lightgbm", "scikit-learn")}
     lines = (PEERS / "torch" / "requirements.txt").read_text().splitlines()
     assert pinned("torch", PEERS)[1] == own["torch"].partition("+")[0]
     return own | dict([lines[1].split("==")])

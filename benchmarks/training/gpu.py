@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("rayloop", "ray", "torch")} | {"cuda": str(torch.version.cuda)}
+    return {name: version(name) for name in ("ray", "torch")} | {"cuda": str(torch.version.cuda)}
 
 
 def _rows(

@@ -1,7 +1,8 @@
 """A detached actor per model that takes its challengers through a rollout.
 
-One pass: evidence, verdicts, approvals, journal entry, Serve's configuration, aliases. The entry comes first and states
-what should be true; every later pass reconciles the rest with it. A controller that dies between any two of them
+One pass: evidence, verdicts, approvals, journal entry, Serve's configuration, aliases. The entry states what should be
+true; every later pass reconciles the rest with it. Before the entry of a drop or an abort, the challenger is taken out
+of the traffic: that must not wait for a store. A controller that dies between any two of them
 resumes from the journal, compares it with Serve's configuration, and continues; so does one that got no clear answer.
 
 A controller claims its model: one that was cut off, and replaced, writes nothing when it returns, and ends. After an

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.results import Target, row, write
+from rayloop import __version__
 
 LEAST = Target(of="ratio", sign="≥", limit=3.0)
 
@@ -45,7 +46,7 @@ def test_write_replaces_rows_of_the_same_work_and_keeps_others(tmp_path: Path) -
     page = write("area", [row("a", "s", 3.0, "x", 2.0)], {"y": "2"}, "", tmp_path)
     content = json.loads((tmp_path / "area.json").read_text())
     assert [(one["work"], one["peer"], one["rayloop"]) for one in content["rows"]] == [("a", "x", 3.0), ("b", "", 5.0)]
-    assert content["versions"] == {"x": "1", "y": "2"}
+    assert content["versions"] == {"x": "1", "y": "2", "rayloop": __version__}
     assert {"machine", "versions", "date", "rows"} == set(content)
     assert "## b" in page.read_text()
 

@@ -299,16 +299,16 @@ def test_services_and_policies_select_pods_that_open_their_ports(overlay: str) -
 
 
 @every_overlay
-def test_only_the_door_is_open_to_everyone(overlay: str) -> None:
+def test_only_the_ports_of_models_are_open_to_everyone(overlay: str) -> None:
     rules = [
         (manifest["metadata"]["name"], rule)
         for manifest in manifests(overlay)
         if manifest["kind"] == "NetworkPolicy"
         for rule in manifest["spec"]["ingress"]
     ]
-    assert {name for name, rule in rules if not rule.get("from")} == {"rayloop-door"}
-    ((_, door),) = [(name, rule) for name, rule in rules if name == "rayloop-door"]
-    assert {p["port"] for p in door["ports"]} == {p["port"] for p in one(overlay, "Service")["spec"]["ports"]}
+    assert {name for name, rule in rules if not rule.get("from")} == {"rayloop-models"}
+    ((_, models),) = [(name, rule) for name, rule in rules if name == "rayloop-models"]
+    assert {p["port"] for p in models["ports"]} == {p["port"] for p in one(overlay, "Service")["spec"]["ports"]}
     everywhere = [rule for _, rule in rules if not rule.get("ports") and not rule.get("from")]
     assert everywhere == []
     allowed = {name: {p["port"] for p in rule.get("ports", [])} for name, rule in rules}
