@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from benchmarks.cluster.load import SteadyLoad
 from benchmarks.cluster.replicas import MODEL, FakeReplica, FakeServe
 from cluster.door.moves import CLUSTER_HEADER, Moves, share_key, share_parts
+from cluster.door.probe import answering_cluster
 from tests.factories.door import DoorSetup, grpc_replica
 from tests.factories.until import until
 
@@ -143,6 +144,7 @@ def test_request_may_name_the_cluster_that_answers(clusters: TwoClusters) -> Non
         clusters.move(share)
         for name in ("first", "second"):
             assert clusters.ask(**{CLUSTER_HEADER: name}) == (name, name)
+            assert answering_cluster(clusters.setup.door.settings, MODEL, name) == name
     for reserved in ("+flights", "%25flights"):
         assert clusters.setup.client.get(f"/v2/models/{reserved}").json()["code"] == "request.no_replica"
 
