@@ -27,6 +27,7 @@ from deployments.rollout.applications import server_config
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout.serve_details import declared_applications, deployment_statuses, fetch_serve_details
+from deployments.serve_schema import model_app_name
 from features.manifest import Manifest
 from rayloop.simulation.api_key import temporary_key
 from rayloop.upgrade.comparison import compare_clusters
@@ -158,22 +159,18 @@ def _moves(writer: ActorHandle[Any]) -> Moves:
 
 def _same_version(first: Settings, second: Settings, model: str) -> ModelVersion:
     """The champion that both clusters serve."""
-    served = []
-    for cluster in (first, second):
-        config = server_config(declared_applications(fetch_serve_details(cluster)), model)
-        if config is None:
+    here, there = (declared_applications(fetch_serve_details(cluster)) for cluster in (first, second))
+    for cluster, apps in ((first, here), (second, there)):
+        if model_app_name(model) not in apps:
             raise RayloopError("rayloop.move_not_served", model=model, address=cluster.dashboard)
-        served.append(config.champion)
-    if served[0].version != served[1].version:
-        here, there = served
-        raise RayloopError(
-            "rayloop.move_other_version",
-            model=model,
-            version=here.version,
-            address=second.dashboard,
-            other=there.version,
-        )
-    return served[0]
+    # Of a newer release's configuration only this is read.
+    other = there[model_app_name(model)]["deployments"][0]["user_config"]["champion"]["version"]
+    config = server_config(here, model)
+    assert config is not None
+    if (version := config.champion.version) != other:
+        address = second.dashboard
+        raise RayloopError("rayloop.move_other_version", model=model, version=version, address=address, other=other)
+    return config.champion
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class Clusters:
         self.moves, self.mark, self.active = Moves(), None, False
         self.versions = {"http://127.0.0.1:8265": "3", ADDRESS: "3"}
         self.comparison = EQUAL
+        self.newer: dict[str, dict[str, Any]] = {dashboard: {} for dashboard in self.versions}
         self.events: list[str] = []
         self.lines: list[str] = []
         methods = {name: getattr(self, f"_{name}") for name in ("set_share", "current_config", "remove")}
@@ -46,8 +47,7 @@ class Clusters:
             "find_actor": lambda name: None,
             "session_name": lambda: "session_1",
             "fetch_serve_details": lambda settings: settings.dashboard,
-            "declared_applications": lambda dashboard: dashboard,
-            "server_config": lambda dashboard, model: self._served(dashboard),
+            "declared_applications": self._declared,
             "Registry": lambda settings: SimpleNamespace(move=lambda model: self.mark, set_move=self._set_move),
             "Claim": SimpleNamespace(take=lambda *_: self.events.append("claim")),
             "RolloutJournal": lambda *_: SimpleNamespace(last_state=self._last_state),
@@ -63,6 +63,11 @@ class Clusters:
 
     def move(self, share: float, anyway: bool = False) -> None:
         move.move_model(Settings(), "m", ADDRESS, share, 10, anyway, self.lines.append)
+
+    def _declared(self, dashboard: str) -> dict[str, Any]:
+        if (served := self._served(dashboard)) is None:
+            return {}
+        return {"m": {"deployments": [{"user_config": served.model_dump(mode="json") | self.newer[dashboard]}]}}
 
     def _served(self, dashboard: str) -> ServerConfig | None:
         return config(self.versions[dashboard]) if dashboard in self.versions else None
@@ -89,6 +94,12 @@ class Clusters:
 @pytest.fixture
 def clusters(monkeypatch: pytest.MonkeyPatch) -> Clusters:
     return Clusters(monkeypatch)
+
+
+def test_second_cluster_may_be_of_a_newer_release(clusters: Clusters) -> None:
+    clusters.newer[ADDRESS] = {"schema_version": 99, "more": 1}
+    clusters.move(0.1)
+    assert clusters.moves.shares == {"m": 0.1}
 
 
 def test_move_grows_after_equal_answers_and_goes_back(clusters: Clusters) -> None:
