@@ -35,6 +35,7 @@ from rayloop.upgrade.comparison import compare_clusters
 _WRITE_S = 120.0
 _DOOR_S = 15.0
 _POLL_S = 0.05
+_NO_MOVE = "no model is moving"
 
 Report = Callable[[str], None]
 
@@ -90,7 +91,9 @@ def move_back(settings: Settings, model: str, report: Report) -> None:
     connection.connect(settings)
     writer = connect_config_writer(settings)
     moves = _moves(writer)
-    for name in sorted(moves.shares) if not model else [model]:
+    if not model and not moves.shares:
+        report(_NO_MOVE)
+    for name in [model] if model else sorted(moves.shares):
         if get_result(writer.current_config.remote(name), _WRITE_S) is None:
             raise RayloopError("rayloop.move_finished", model=name, address=moves.address)
         began = time.monotonic()
@@ -140,7 +143,7 @@ def show_moves(settings: Settings, report: Report) -> None:
         counts = [f"{each[model].running} of {each[model].desired}" if model in each else "no" for each in statuses]
         report(f"{model}: {describe_share(moves, model)}; {counts[0]} replicas run here, {counts[1]} there")
     if not moves.shares:
-        report("no model is moving")
+        report(_NO_MOVE)
 
 
 def describe_share(moves: Moves, model: str) -> str:

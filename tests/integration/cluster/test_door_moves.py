@@ -95,7 +95,7 @@ def test_cluster_without_replicas_leaves_its_keys_to_the_other(clusters: TwoClus
         killed = time.monotonic()
         load.await_answers(300)
     # What was in flight, and what made HAProxy notice.
-    assert len(load.failed) <= 5
+    assert len(load.failed) <= 10
     assert all(outcome.sent - killed < 1.0 for outcome in load.failed)
     assert load.outcomes[-1].cluster == "first"
     clusters.new = [setup.start_replica("second") for _ in range(2)]
