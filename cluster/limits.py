@@ -1,4 +1,4 @@
-"""Time limits of calls to stores and actors: what holds a lock never waits for one of them without end."""
+"""Time limits of calls to stores and actors: code that holds a lock never waits for them without limit."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def in_thread(limit_s: float, what: str, function: Callable[..., T], *args
 
 
 def start_thread(name: str, function: Callable[..., T], *args: Any, **options: Any) -> Future[T]:
-    """Call a function in a thread of its own, which does not keep the process from exit.
+    """Call a function in a thread of its own, which does not keep the process from exiting.
 
     Returns:
         The future of its result, which cannot be canceled.

@@ -67,7 +67,7 @@ class Claim:
             return cls(engine, writer, holder, connection.execute(_newest(writer)).one().epoch)
 
     def renew(self) -> Claim:
-        """Return the same claim with a new epoch: whatever was begun under this one can no longer be committed.
+        """Return the same claim with a new epoch: nothing that was begun under this one can still be committed.
 
         Raises:
             WriterReplaced: There is a newer claim.
@@ -101,7 +101,7 @@ class Claim:
 
 
 def _raise_epoch(where: sa.ColumnElement[bool]) -> sa.Update:
-    # Beyond the seconds of the clock, so that a database that was lost or restored gives out no epoch twice.
+    # Beyond the seconds of the clock, so that a database that was lost or restored never issues an epoch twice.
     now, following = int(time.time()), _WRITERS.c.epoch + 1
     return sa.update(_WRITERS).where(where).values(epoch=sa.case((following > now, following), else_=now))
 

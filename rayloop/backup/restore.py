@@ -89,7 +89,7 @@ def _serve_models(settings: Settings, progress: ProgressConsole) -> None:
 
 
 def _serve(settings: Settings, registry: Registry, champion: ModelVersion) -> str:
-    """Serve a model in a job with the code of its version. Returns what came of it."""
+    """Serve a model in a job with the code of its version. Returns the outcome."""
     with tempfile.TemporaryDirectory() as folder:
         module = fetch_code(registry, champion, Path(folder))
         if not module:

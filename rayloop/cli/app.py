@@ -108,9 +108,9 @@ def node(
     command: Annotated[list[str] | None, typer.Argument(help="`ray start` with its options, after --")] = None,
     supervise: Annotated[bool, typer.Option(hidden=True)] = False,
 ) -> None:
-    """Start a node of a cluster of several machines, and start it again whenever it ends; `rayloop down` stops it.
+    """Start a node of a cluster of several machines, and restart it whenever it ends; `rayloop down` stops it.
 
-    Without a command the node starts as it was started last: after a reboot.
+    Without a command the node starts as it was started last, as after a reboot.
     """
     from rayloop.cli import node_command
 

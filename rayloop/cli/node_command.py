@@ -1,4 +1,4 @@
-"""``rayloop node``: a node of a cluster of several machines, under a supervisor that starts it again when it ended.
+"""``rayloop node``: a node of a cluster of several machines, under a supervisor that restarts it when it ends.
 
 Ray's launcher starts nodes and does not watch them. A raylet that was cut off for half a minute ends itself when it can
 reach the head again, and a head or a node whose raylet was killed stays down. The supervisor is a process of its own,
@@ -38,7 +38,7 @@ STOPPED_S = 10.0
 _STARTED = "Ray runtime started."
 _POLL_S = 0.5
 _DOOR_LOG_BYTES = 1 << 20
-"""Size beyond which the door's log begins again when the door starts."""
+"""Size beyond which the door's log is overwritten when the door starts."""
 
 
 class _NodeCommand(Stored, stored_as="command of a node"):

@@ -1,4 +1,4 @@
-"""A look at each node of a cluster, from a task that runs there: whether it answers, its clock, its disk, its door."""
+"""Check each node of a cluster with a task that runs there: whether it answers, its clock, its disk, its door."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _MIN_DISK = 0.05
 
 
 class NodeProbe(NamedTuple):
-    """What a node is like."""
+    """The state of a node."""
 
     address: str
     problems: tuple[str, ...]
-    """Empty: the node is well."""
+    """Empty for a healthy node."""
     facts: str
 
     @property
@@ -43,7 +43,7 @@ class NodeAnswer(NamedTuple):
     """The answer of a node."""
 
     clock_s: float
-    """Its clock minus the asker's, seconds; the true value is within ``doubt_s``."""
+    """Its clock minus that of this process, seconds; the true value is within ``doubt_s``."""
     doubt_s: float
     free_disk: float
     """Share of its disk."""
@@ -105,7 +105,7 @@ def _ask(nodes: Sequence[str]) -> dict[str, NodeAnswer]:
                 clock, free, door = ray.get(reference)
             except RayError:
                 continue
-            # The node looked at its clock at some moment between the question and the answer.
+            # The node read its clock at some moment between the question and the answer.
             doubt = (time.time() - sent) / 2
             answers[references[reference]] = NodeAnswer(clock - sent - doubt, doubt, free, door)
     for reference in waiting:
@@ -120,7 +120,7 @@ def _look() -> tuple[float, float, str]:
 
 
 def door_problem(settings: Settings) -> str:
-    """Return what is wrong with this host's door; empty when it is well, or there should be none."""
+    """Return what is wrong with this host's door; empty when it is healthy, or there should be none."""
     try:
         if settings.door:
             check_door(settings)
