@@ -91,6 +91,16 @@ def test_command_for_another_cluster_is_a_job_there(submitted: Submitted) -> Non
     assert submitted.files == {}
 
 
+def test_command_of_a_group_is_a_job_there(submitted: Submitted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYLOOP_ADDRESS", REMOTE.address)
+    given = ["to", "http://next:8265", "shop", "--share", "2.5", "--anyway"]
+    COMMANDS["move"].main(given, "move", standalone_mode=False)
+    _, _, _, name, *words = submitted.arguments
+    assert (name, words[0], words[-3:]) == ("move", "to", ["--", "http://next:8265", "shop"])
+    group = COMMANDS["move"].commands["to"]
+    assert group.make_context("to", words[1:]).params == group.make_context("to", given[1:]).params
+
+
 def test_command_runs_here_in_a_job_and_for_this_machines_cluster(
     submitted: Submitted, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
