@@ -61,6 +61,11 @@ def is_newest(actor: str, epoch: int) -> bool:
     return not internal_kv._internal_kv_exists(f"{actor}:{epoch + 1}", namespace=ACTOR_NAMESPACE)
 
 
+def ask_head() -> None:
+    """Return when the cluster's head has answered, however long that takes."""
+    internal_kv._internal_kv_exists(b"", namespace=ACTOR_NAMESPACE)
+
+
 def actor_exists(actor: str) -> bool:
     """Whether this cluster has an actor of this name."""
     return {"name": actor, "namespace": ACTOR_NAMESPACE} in ray.util.list_named_actors(all_namespaces=True)

@@ -46,9 +46,14 @@ class InferenceResult(NamedTuple):
 
 
 class Engine:
-    """Scores the requests of one replica, and reports the answers."""
+    """Scores the requests of one replica, and reports the answers.
 
-    def __init__(self) -> None:
+    Args:
+        obeys: Whether an order to end the rollout would reach this replica (OrderLease).
+    """
+
+    def __init__(self, obeys: Callable[[], bool]) -> None:
+        self._obeys = obeys
         self._champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(self._score, _row_count, MAX_BATCH_ROWS)
         # By version: a challenger that hangs must not delay the others.
         self._challengers: defaultdict[str, Batcher[RoutedRequest, ScoreResult]] = defaultdict(
@@ -120,6 +125,9 @@ class Engine:
         if len(self._shadows) >= MAX_SHADOW_REQUESTS and split is not None and split.shadow:
             if challenger is not None:
                 self.telemetry.record_dropped_shadow()
+            state, challenger = self._without_split(state), None
+        elif split is not None and pinned is None and not self._obeys():
+            # A challenger's harm could not be ended here.
             state, challenger = self._without_split(state), None
         return RoutedRequest(state, id, key, pinned is not None, rows, challenger, time.time_ns() // 1000)
 

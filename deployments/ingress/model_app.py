@@ -11,12 +11,13 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 
-from cluster import errors
+from cluster import actors, errors
 from cluster.errors import RayloopError
 from cluster.settings import load_settings
 from deployments import serve_schema
 from deployments.http_messages import AsgiApp
 from deployments.inference.engine import Engine
+from deployments.inference.order_lease import OrderLease
 from deployments.inference.serving_state import ServingState
 from deployments.inference.state_loader import close_stale, load_state
 from deployments.ingress.grpc_address import bind_grpc
@@ -47,7 +48,8 @@ class ModelServer(GrpcServicer):
             bind_grpc(self._settings.replica_host)
         self._state: ServingState | None = None
         self._failure = ""
-        self._engine = Engine()
+        self._lease = OrderLease(actors.ask_head)
+        self._engine = Engine(self._lease.held)
         self._authenticator = open_authenticator(self._settings)
         self._reconfiguring = asyncio.Lock()
         self._handlers = RestHandlers(self._engine, self._authenticator, self._serving_state)
@@ -116,6 +118,8 @@ class ModelServer(GrpcServicer):
     def __del__(self) -> None:
         # Also runs when the constructor failed.
         engine, authenticator = getattr(self, "_engine", None), getattr(self, "_authenticator", None)
+        if (lease := getattr(self, "_lease", None)) is not None:
+            lease.close()
         if engine is not None:
             engine.close(_CLOSE_WITHIN_S)
         if authenticator is not None:

@@ -370,13 +370,16 @@ class ServeConfigWriter:
                     "rayloop.change_not_applied", model=model, version=state["version"], failure=state["failure"]
                 )
             if (state["version"], state["trial"]) == (config.champion.version, split):
+                before = len(confirmed)
                 confirmed.add(state["replica"])
-            elif time.monotonic() > deadline:
+                if len(confirmed) > before:
+                    continue
+            # Also for a replica that does not answer: its calls go to the others.
+            if time.monotonic() > deadline:
                 raise RayloopError(
                     "rayloop.replica_late", model=model, version=state["version"], expected=config.champion.version
                 )
-            else:
-                await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)
 
     async def _wait_until_in_door(self, model: str, deadline: float, limit_s: float) -> None:
         """Wait until this host's door, if there is one, has a replica. Other hosts' have it within half a second."""

@@ -24,6 +24,8 @@ SMALL = {"RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION": "0.02"}
 """For a machine that holds all hosts."""
 VALID = datetime.timedelta(days=30)
 """`rayloop doctor` reports a certificate that expires within 14."""
+DISK_MB = 1024
+"""Of a node, whose disk may get full."""
 DOOR_CERTIFICATE = "/srv/tls/door.pem"
 DOOR = {
     "RAYLOOP_SERVE_HOST": "0.0.0.0",
@@ -115,7 +117,8 @@ def arguments() -> Iterator[set[str]]:
 def cluster(
     shared_network: Network, authority: Authority, stores: RemoteStores, arguments: set[str]
 ) -> Iterator[Cluster]:
-    client, head, *workers = (shared_network.add(f"up-{name}") for name in ("client", "head", "worker1", "worker2"))
+    client = shared_network.add("up-client")
+    head, *workers = (shared_network.add(f"up-{n}", disk_mb=DISK_MB) for n in ("head", "worker1", "worker2"))
     for host in (client, head, *workers):
         authority.trust(host)
     cluster = Cluster(client, head, workers)

@@ -84,7 +84,7 @@ def test_infer_with_too_many_shadows_leaves_the_split_as_configured(
     monkeypatch.setattr("deployments.inference.engine.Reporter", lambda model, count_in_flight: telemetry)
 
     async def call_all() -> set[str]:
-        engine, state = Engine(), shadow_state(share)
+        engine, state = Engine(lambda: True), shadow_state(share)
         engine.start_telemetry("trips", lambda: 0)
         variants: set[str] = set()
         for i in range(0, REQUESTS, 100):
@@ -103,3 +103,29 @@ def test_infer_with_too_many_shadows_leaves_the_split_as_configured(
     assert evidence.total.challenger.requests >= MAX_SHADOW_REQUESTS
     assert log_e_split(evidence, (share,)) < np.log(1.0 / 0.05)
     assert sum(len(one.requests) for one in telemetry.answers) == REQUESTS
+
+
+@pytest.mark.parametrize(
+    ("pinned", "held", "variant", "rollouts"),
+    [
+        (None, True, "challenger", {"r"}),
+        (None, False, "champion", {None}),
+        ("2", False, "challenger", {"r"}),
+    ],
+)
+def test_replica_that_no_order_reaches_answers_with_its_champion_alone(
+    pinned: str | None, held: bool, variant: str, rollouts: set[str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telemetry = RecordingReporter()
+    monkeypatch.setattr("deployments.inference.engine.Reporter", lambda model, count_in_flight: telemetry)
+    plain = build_state("2", share=1.0)
+    state = plain._replace(champion=cast(Any, Champion()), challengers={"2": cast(Any, SlowChallenger())})
+
+    async def call() -> str:
+        engine = Engine(lambda: held)
+        engine.start_telemetry("trips", lambda: 0)
+        return (await engine.infer(state, "q", ONE, None, pinned)).variant
+
+    assert asyncio.run(call()) == variant
+    # Its answers are no evidence, for either variant.
+    assert {answer.rollout for answer in telemetry.answers} == rollouts
