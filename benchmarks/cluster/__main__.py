@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.cluster import door
+from benchmarks.cluster import door, hosts
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
@@ -17,7 +17,8 @@ from benchmarks.results import Row
 AREA = "cluster"
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
-The door runs with its real HAProxy; replicas are small servers of the benchmark, so that the figures are the door's.
+In the first sections the door runs with its real HAProxy; replicas are small servers of the benchmark, so that the
+figures are the door's. The last one, `hosts`, is what the tests of `tests/hosts` measure on hosts of namespaces.
 docs/benchmarks.md describes the method."""
 Progress = Callable[[str], None]
 
@@ -25,6 +26,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace, Progress], Iterator[Row]]] = {
     "changes": lambda arguments, progress: door.changes(arguments.changes, arguments.pause, progress),
     "kills": lambda arguments, progress: door.kills(arguments.kills, progress),
     "certificates": lambda arguments, progress: door.certificates(arguments.seconds, 10.0, progress),
+    "hosts": lambda arguments, progress: hosts.measure(arguments.tests, progress),
 }
 
 
@@ -44,6 +46,7 @@ def _arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--pause", type=float, default=0.3, help="seconds between two changes")
     parser.add_argument("--kills", type=int, default=10, help="how often each process is killed")
     parser.add_argument("--seconds", type=float, default=300.0, help="seconds of load for certificates")
+    parser.add_argument("--tests", type=listed(hosts.TESTS), default=hosts.TESTS, help=f"of {','.join(hosts.TESTS)}")
     parser.add_argument("--out", type=Path, default=results.RESULTS, help="folder of the results")
     return parser.parse_args(words)
 

@@ -17,6 +17,7 @@ from cluster.door.membership import Target
 from tests.factories.until import until
 from tests.hosts.certificates import CA, Authority
 from tests.hosts.door_hosts import GRPC_PORT, PEER_PORT, REPLICA_PORT, DoorHosts, door_hosts
+from tests.hosts.figures import add_figure
 from tests.hosts.host import Host
 from tests.hosts.load import OK, LoadPlan
 from tests.hosts.load_client import Load
@@ -87,7 +88,9 @@ def test_payload_passes_between_hosts_in_clear_only_without_peers(build: Build, 
             near.run("bash", "-c", f"echo {LAST} >/dev/udp/{far.address}/9")
             for capture in captures:
                 until(lambda capture=capture: LAST in capture.output, "the last packet is seen", 20)
-            assert not any(MARKER in capture.output for capture in captures)
+            seen = sum(capture.output.count(MARKER) for capture in captures)
+            add_figure("payload between hosts, HTTP and gRPC", "packets with it in clear", seen, "=")
+            assert seen == 0
 
 
 def test_only_doors_reach_replicas_of_another_host(build: Build, client: Host) -> None:
@@ -142,6 +145,9 @@ def test_certificates_of_all_doors_are_replaced_without_a_lost_request(build: Bu
                 until(lambda each=host, pem=content: doors.uses_certificate(each, pem), "it is in use", 20)
             load.wait_for(OK, 30)
         account = load.finish()
+        failed = account.missing + sum(account.failed.values())
+        work = "8 certificates of two hosts' doors replaced at 100 requests/s"
+        add_figure(work, "failed requests", failed, "=", note=f"of {len(account.records):,}")
         assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
         assert doors.haproxies() == pids
 
@@ -162,7 +168,11 @@ def test_killed_host_is_out_of_rotation_within_two_seconds(build: Build, peers: 
             out_s = time.monotonic() - begin
         load.wait_for(OK, 100)
         account = load.finish()
-        print(f"out after {out_s:.2f} s, slowest {account.latency_s(1.0):.2f} s, {account.answered}, {account.failed}")
+        work = f"host killed at 200 requests/s, {'TLS' if peers else 'clear'} between doors"
+        failed = account.missing + sum(account.failed.values())
+        add_figure(work, "s until it is out of rotation", out_s, "≤", OUT_S)
+        note = f"of {len(account.records):,}; the slowest took {account.latency_s(1.0):.2f} s"
+        add_figure(work, "failed requests", failed, "=", note=note)
         assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
         assert out_s <= OUT_S
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
 
 from tests.factories.until import until
+from tests.hosts.figures import add_figure
 from tests.hosts.host import Host
 from tests.hosts.launcher import Cluster, infer_url, predict, request_body
 from tests.hosts.load import OK, Account, LoadPlan
@@ -25,6 +26,8 @@ LONG_AWAY_S = 70.0
 """Longer than the 60 s after which, by Ray's default, a raylet without its head ends itself."""
 KILLS = list(np.random.default_rng(0).uniform(0, 15, int(os.environ.get("RAYLOOP_HEAD_KILLS", "2"))))
 """Seconds for which the head is away, one kill after the other."""
+BACK_S = 30.0
+"""Seconds after the head's boot within which Serve's controller should work."""
 ROTATION_S = 2.0
 """Seconds within which a host that is lost gets no more requests."""
 COUNT_ROWS = """
@@ -61,6 +64,15 @@ def failures(account: Account, fault: float) -> list[tuple[float, float, str]]:
     return [(round(r.due - fault, 2), round(r.ended - fault, 2), r.outcome) for r in failed]
 
 
+def lost(account: Account) -> int:
+    """Requests without an answer, or of which nothing is known."""
+    return account.missing + len(failures(account, 0.0))
+
+
+def described(accounts: Iterable[Account]) -> str:
+    return f"of {sum(len(account.records) for account in accounts):,}"
+
+
 def logged_rows(cluster: Cluster, name: str) -> int:
     return int(cluster.python(COUNT_ROWS.format(request=name)).split()[-1])
 
@@ -78,9 +90,7 @@ def lose_head(cluster: Cluster, loads: dict[str, Load], away_s: float) -> tuple[
     booted = time.monotonic()
     cluster.boot(cluster.head)
     until(cluster.running_applications, "Serve's controller works")
-    back_s = time.monotonic() - booted
-    print(f"head away for {booted - killed:.1f} s; Serve's controller works {back_s:.1f} s after the boot")
-    return killed, back_s
+    return killed, time.monotonic() - booted
 
 
 @pytest.mark.parametrize("times", [[LONG_AWAY_S], KILLS], ids=["for long", "at random moments"])
@@ -94,6 +104,9 @@ def test_head_that_is_lost_and_back_fails_no_request_at_the_workers(
     cluster.await_replicas()
     accounts = {name: load.finish() for name, load in loads.items()}
     killed = losses[0][0]
+    work = f"head killed {len(times)} times and back, {RATE:g} requests/s at each of two workers"
+    add_figure(work, "failed requests", sum(map(lost, accounts.values())), "=", note=described(accounts.values()))
+    add_figure(work, "s from boot to Serve's controller, at most", max(back_s for _, back_s in losses), "≤", BACK_S)
     assert [(failures(account, killed), account.missing) for account in accounts.values()] == [([], 0), ([], 0)]
     for name, account in accounts.items():
         until(lambda name=name, n=account.answered[OK]: logged_rows(cluster, name) == n, f"{name} is logged")
@@ -114,6 +127,8 @@ def test_worker_that_is_lost_fails_no_request_of_the_others_and_comes_back(
     cluster.await_nodes(cluster.nodes)
     cluster.await_replicas()
     account = load.finish()
+    work = f"worker killed and back, {RATE:g} requests/s at the other one"
+    add_figure(work, "failed requests", lost(account), "=", note=described([account]))
     # What was on its way to the host that went is small enough to be repeated.
     assert (failures(account, killed), account.missing) == ([], 0)
     start_load(goes, "worker-back").finish()
@@ -131,7 +146,11 @@ def test_worker_that_is_cut_off_answers_and_joins_again(
     healed = time.monotonic()
     cluster.await_nodes(cluster.nodes)
     cluster.await_replicas()
+    back_s = time.monotonic() - healed
     account = load.finish()
-    print(f"back {time.monotonic() - healed:.1f} s after the heal; failed: {failures(account, cut_at)}")
-    assert failures(account.between(cut_at + ROTATION_S, healed), cut_at) == []
+    work = f"worker cut off for {LONG_AWAY_S:g} s, {RATE:g} requests/s at it"
+    meanwhile = failures(account.between(cut_at + ROTATION_S, healed), cut_at)
+    add_figure(work, "failed requests meanwhile", len(meanwhile), "=", note=f"{lost(account)} until it is back")
+    add_figure(work, "s until it is back", back_s)
+    assert meanwhile == []
     start_load(cut, "joined-again").finish()

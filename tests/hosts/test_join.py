@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hosts.figures import add_figure
 from tests.hosts.job import Job
 from tests.hosts.launcher import Cluster
 
@@ -24,6 +25,9 @@ def test_events_joined_on_two_hosts_and_on_one_give_the_same_bits(cluster: Clust
     one = Job(cluster, SCRIPT, ROWS=ROWS).result()
     cluster.boot(goes)
     cluster.await_nodes(cluster.nodes)
-    print(f"{ROWS:,} events: {two['seconds']:.1f} s on two hosts, {one['seconds']:.1f} s on one")
+    work = f"{ROWS:,} events joined on two hosts and on one"
+    add_figure(work, "digests", len({one["digest"], two["digest"]}), "=", 1)
+    add_figure(work, "s on two hosts", two["seconds"], note="all hosts share two cores")
+    add_figure(work, "s on one host", one["seconds"])
     assert (len(two["hosts"]), len(one["hosts"])) == (3, 2)
     assert one["digest"] == two["digest"]

@@ -13,6 +13,7 @@ import pytest
 
 from tests.hosts.certificates import Authority
 from tests.hosts.faults import FaultInjector, Service
+from tests.hosts.figures import add_figure
 from tests.hosts.history.check import check
 from tests.hosts.host import Host
 from tests.hosts.launcher import RUN_S, Cluster
@@ -68,4 +69,6 @@ def test_schedule_of_faults_leaves_a_history_without_violations(
     with FaultInjector(shared_network, [cluster.client], cluster.boot, services) as injector:
         history = recorder.record(seed, schedule, injector)
     (tmp_path / "history.json").write_text(history.to_json())
-    assert check(history) == [], f"{schedule}\n{tmp_path}/history.json"
+    violations = check(history)
+    add_figure(f"schedule of faults {seed}", "violations", len(violations), "=", note=str(schedule))
+    assert violations == [], f"{schedule}\n{tmp_path}/history.json"

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.factories.until import until
+from tests.hosts.figures import add_figure
 from tests.hosts.host import Host
 from tests.hosts.job import Job
 from tests.hosts.launcher import RUN_S, Cluster
@@ -74,8 +75,10 @@ def test_host_that_goes_costs_few_steps_and_no_bit(
     job = fit(cluster, SPREAD, take.__name__)
     until(lambda: any(event["step"] > event["of"] / 4 for event in steps(job)), "a quarter is trained", RUN_S)
     take(cluster, cluster.workers[1])
-    assert job.result()["digest"] == undisturbed["digest"]
-    print(f"lost {lost_share(job):.1%} of the steps")
+    digest = job.result()["digest"]
+    work = f"training on two hosts, of which one gets a {take.__name__}"
+    add_figure(work, "% of the steps lost", 100 * lost_share(job), "≤", 100 * LOST_SHARE)
+    assert digest == undisturbed["digest"]
     assert [event["resumed"] for event in steps(job)].count(True) == 1
     assert not steps(job)[0]["resumed"]
     assert 0 <= lost_share(job) <= LOST_SHARE
