@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 import signal
 import threading
@@ -22,10 +21,8 @@ from tests.hosts.remote_stores import RemoteStores
 PROJECT = Path(__file__).with_name("visits.py")
 SMALL = {"RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION": "0.02"}
 """For a machine that holds all hosts."""
-VALID = datetime.timedelta(days=30)
-"""`rayloop doctor` reports a certificate that expires within 14."""
-DISK_MB = 1024
-"""Of a node, whose disk may get full."""
+DISK_MB = 8192
+"""Of a node, whose disk may get full. In memory, of which it takes what is written."""
 DOOR_CERTIFICATE = "/srv/tls/door.pem"
 DOOR = {
     "RAYLOOP_SERVE_HOST": "0.0.0.0",
@@ -123,7 +120,7 @@ def cluster(
         authority.trust(host)
     cluster = Cluster(client, head, workers)
     for host in cluster.nodes:
-        authority.equip(host, VALID)
+        authority.equip(host)
         host.write(DOOR_CERTIFICATE, host.path(CERTIFICATE).read_text() + host.path(KEY).read_text())
     cluster.write_files(SMALL | DOOR | stores.variables())
     stores.create_bucket(client, VARIABLES)

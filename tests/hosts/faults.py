@@ -16,7 +16,6 @@ from tests.hosts.network import Network
 from tests.hosts.schedules import PlannedFault, Schedule
 
 STEP_S = 3600.0
-FILLER = "/srv/filler"
 
 
 class Service(NamedTuple):
@@ -107,7 +106,7 @@ class FaultInjector:
                 host.step_clock(STEP_S if kind == "clock-ahead" else -STEP_S)
             case "full-disk":
                 assert host.disk_mb, f"{name} has the machine's disk"
-                host.run("dd", "if=/dev/zero", f"of={FILLER}", "bs=64k", check=False)
+                host.fill_disk()
             case "stop":
                 self._services[name].stop()
             case _:
@@ -134,7 +133,7 @@ class FaultInjector:
             case "clock-ahead" | "clock-behind":
                 host.step_clock(0)
             case "full-disk":
-                host.run("rm", "-f", FILLER)
+                host.empty_disk()
             case "stop":
                 self._services[name].start()
 

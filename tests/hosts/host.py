@@ -57,8 +57,21 @@ class Host:
             self._mount_disk(disk_mb)
 
     def _mount_disk(self, size_mb: int) -> None:
-        # In the switch's mount namespace: there it outlives the host and ends with the network.
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size_mb}m", "disk", str(self._folder / "disk")]
+        self._mount("-t", "tmpfs", "-o", f"size={size_mb}m", "disk")
+
+    def fill_disk(self) -> None:
+        """Leave no room on the disk, until ``empty_disk``. It takes no memory."""
+        df = self.run("df", "--output=used", "--block-size=1K", "/tmp").stdout.split()
+        # Something may have been written meanwhile, and a disk cannot be smaller than what is on it.
+        self._mount("-o", f"remount,size={int(df[-1]) + 64}k")
+
+    def empty_disk(self) -> None:
+        """Give the disk the room that it had."""
+        self._mount("-o", f"remount,size={self.disk_mb}m")
+
+    def _mount(self, *options: str) -> None:
+        # In the switch's mount namespace: there a disk outlives the host and ends with the network.
+        mount = ["mount", *options, str(self._folder / "disk")]
         subprocess.run(["nsenter", f"--mount=/proc/{self._switch}/ns/mnt", *mount], check=True)
 
     @property
