@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,10 +56,13 @@ class RemoteStores:
     def stopped(self) -> Iterator[None]:
         """Stop PostgreSQL and Redis meanwhile; Redis is empty afterwards."""
         self.redis.process.stop()
-        self.postgres.process.stop()
-        yield
-        self.redis = start_redis(self.redis.host, self._authority)
-        self.postgres = start_postgres(self.postgres.host, self._authority)
+        # SIGTERM would wait until every client is gone.
+        self.postgres.process.stop(signal.SIGINT)
+        try:
+            yield
+        finally:
+            self.redis = start_redis(self.redis.host, self._authority)
+            self.postgres = start_postgres(self.postgres.host, self._authority)
 
     def create_bucket(self, client: Host, variables: str) -> None:
         """Create the bucket from a host; ``variables`` is a file of it, because arguments are for all to read."""
