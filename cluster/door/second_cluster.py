@@ -22,6 +22,10 @@ class SecondCluster:
         self._watcher: MembershipWatcher | None = None
         self._absences = Absences()
 
+    def listed(self) -> Membership | None:
+        """Return what its Serve listed last; None without it."""
+        return self._watcher.listed() if self._watcher else None
+
     def settle(
         self, members: Membership, before: Membership, healthy: Set[Target]
     ) -> Mapping[str, tuple[Replica, ...]]:
@@ -37,7 +41,7 @@ class SecondCluster:
         if self._watcher is None:
             return {}
         known = before.second if before.moves.address == moves.address else {}
-        listed = self._watcher.listed()
+        listed = self.listed()
         # While nothing is listed, earlier ones stand: they serve without their controller.
         models = {model: (listed.models if listed else known).get(model, ()) for model in moves.shares}
         now = self._watcher.answered_s

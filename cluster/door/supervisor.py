@@ -40,6 +40,8 @@ from cluster.settings import Settings
 
 MODULE = "cluster.door"
 _TICK_S = 0.25
+_LOOK_S = 1.0
+"""Seconds between looks at HAProxy's slots, of which there are thousands, while there is no news."""
 _START_S = 10.0
 _SOFT_STOP_S = 65.0
 _RESTART_PAUSE_S = 0.25
@@ -77,8 +79,9 @@ class Supervisor:
         self._standby: WatchedProcess | None = None
         self._started = 0.0
         self._certificates = Certificates(settings, config)
-        self._status_due = 0.0
-        self._complaint = ""
+        self._status_due = self._slots_due = 0.0
+        self._news: tuple[object, ...] = ()
+        self._complaints: dict[str, str] = {}
         self._written: tuple[DoorConfig, Membership] | None = None
 
     def run(self) -> None:
@@ -199,17 +202,28 @@ class Supervisor:
         poll.poll(_TICK_S * 1000)
 
     def _tick(self) -> None:
-        """Bring slots, certificates and metrics up to date. What fails is tried again with the next tick."""
-        complaints = []
+        """Bring slots, certificates and metrics up to date. What fails is tried again."""
+        updates = [self._update_certificates, self._update_status]
+        if self._is_slots_turn():
+            updates.insert(0, self._update_slots)
         # One that fails, such as a certificate that HAProxy refuses, keeps none of the others from its turn.
-        for update in (self._update_slots, self._update_certificates, self._update_status):
+        for update in updates:
+            complaint = ""
             try:
                 update()
             except OSError as error:
-                complaints.append(f"HAProxy does not answer: {error}")
+                complaint = f"HAProxy does not answer: {error}"
             except RayloopError as error:
-                complaints.append(str(error))
-        self._complain("; ".join(complaints))
+                complaint = str(error)
+            self._complain(update.__name__, complaint)
+
+    def _is_slots_turn(self) -> bool:
+        gone = self._probe.gone()
+        news = (self._watcher.listed(), self._second.listed(), gone)
+        if news == self._news and not gone and time.monotonic() < self._slots_due:
+            return False
+        self._news, self._slots_due = news, time.monotonic() + _LOOK_S
+        return True
 
     def _update_certificates(self) -> None:
         if self._certificates.update(self._admin):
@@ -246,10 +260,10 @@ class Supervisor:
                 replicas=[replica.http.address for replica in changes.without_slot],
             )
 
-    def _complain(self, text: str) -> None:
-        if text and text != self._complaint:
+    def _complain(self, about: str, text: str) -> None:
+        if text and text != self._complaints.get(about):
             _log.error("%s", text)
-        self._complaint = text
+        self._complaints[about] = text
 
     def _stop(self) -> None:
         """End the standby, then HAProxy, which first answers what is in progress."""
