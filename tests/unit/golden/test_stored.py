@@ -18,12 +18,13 @@ import torch
 from pydantic import ValidationError
 
 from cluster import webhooks
+from cluster.door.moves import Moves
 from cluster.errors import DataError
 from cluster.local_cluster import processes
 from cluster.names import journal_table
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from cluster.values import GateReport
+from cluster.values import GateReport, MoveMark, Stored
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.state_machine import begin
 from deployments.rollout.webhook_client import post_step
@@ -385,6 +386,20 @@ def test_backup_manifest_is_written_unchanged() -> None:
 @pytest.mark.parametrize("path", formats("backup.json"))
 def test_stored_backup_manifest_is_read(path: Path) -> None:
     assert BackupManifest.from_stored(path.read_bytes()) == BACKUP
+
+
+# Moves to a second cluster.
+
+MOVES: dict[str, Stored] = {
+    "moves.json": Moves(address="http://10.0.0.9:8265", shares={"flights": 0.25}, writer=3),
+    "move_tag.json": MoveMark(cluster="session_1", share=0.25),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_move_is_written_unchanged_and_read(name: str) -> None:
+    stored(name, MOVES[name].model_dump_json().encode())
+    assert type(MOVES[name]).from_stored(newest(name).read_bytes()) == MOVES[name]
 
 
 # Baselines.
