@@ -64,7 +64,7 @@ def drain(cluster: Cluster, host: Host) -> None:
     """As a cloud does that takes a machine back; the node's supervisor starts it again."""
     (node,) = (node["node_id"] for node in cluster.alive() if node["node_ip"] == host.address)
     options = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message preempted --deadline-remaining-seconds 10"
-    cluster.head.run("bash", "-ic", f"ray drain-node --node-id {node} {options}")
+    cluster.head.run("bash", "-ic", f"RAY_AUTH_MODE=token ray drain-node --node-id {node} {options}")
     until(lambda: node not in [alive["node_id"] for alive in cluster.alive()], "the node has left")
 
 
