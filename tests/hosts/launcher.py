@@ -152,8 +152,19 @@ def request_body(**fields: str) -> str:
 
 def predict(cluster: Cluster, host: Host, key: str, name: str) -> tuple[int, dict[str, Any]]:
     """Ask a host's door from the client. Returns the HTTP status and the answer."""
-    command = ("curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--header", "@-")
-    command = (*command, infer_url(host), "--data", request_body(id=name))
+    return _ask(cluster, key, infer_url(host), name)
+
+
+def predict_by_name(cluster: Cluster, hosts: Sequence[Host], key: str, name: str) -> tuple[int, dict[str, Any]]:
+    """As ``predict``, by one name that stands for all of these hosts, as DNS may have it."""
+    addresses = ",".join(host.address for host in hosts)
+    url = infer_url(hosts[0]).replace(hosts[0].name, "models")
+    return _ask(cluster, key, url, name, "--connect-timeout", "4", "--resolve", f"models:{SERVE_PORT}:{addresses}")
+
+
+def _ask(cluster: Cluster, key: str, url: str, name: str, *options: str) -> tuple[int, dict[str, Any]]:
+    command = ("curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}", "--header", "@-", *options)
+    command = (*command, url, "--data", request_body(id=name))
     answer = cluster.client.run(*command, input=f"Authorization: Bearer {key}\n", check=False).stdout
     text, _, status = answer.rpartition("\n")
     return int(status or 0), json.loads(text or "{}")

@@ -13,7 +13,7 @@ import pytest
 from tests.factories.until import until
 from tests.hosts.figures import add_figure
 from tests.hosts.host import Host
-from tests.hosts.launcher import Cluster, infer_url, predict, request_body
+from tests.hosts.launcher import Cluster, infer_url, predict, predict_by_name, request_body
 from tests.hosts.load import OK, Account, LoadPlan
 from tests.hosts.load_client import Load
 from tests.hosts.network import Network
@@ -116,13 +116,16 @@ def test_head_that_is_lost_and_back_fails_no_request_at_the_workers(
 
 
 def test_worker_that_is_lost_fails_no_request_of_the_others_and_comes_back(
-    cluster: Cluster, start_load: StartLoad
+    cluster: Cluster, start_load: StartLoad, key: str
 ) -> None:
     stays, goes = cluster.workers
     load = start_load(stays, "worker-lost")
     goes.kill()
     killed = time.monotonic()
-    await_answers(load, 30)
+    # A client that knows both addresses of a name tries the other one, whichever comes first.
+    orders = [order for order in ([goes, stays], [stays, goes]) for _ in range(5)]
+    by_name = [predict_by_name(cluster, order, key, "by-name")[0] for order in orders]
+    await_answers(load, killed + 30 - time.monotonic())
     cluster.boot(goes)
     cluster.await_nodes(cluster.nodes)
     cluster.await_replicas()
@@ -131,6 +134,7 @@ def test_worker_that_is_lost_fails_no_request_of_the_others_and_comes_back(
     add_figure(work, "failed requests", lost(account), "=", note=described([account]))
     # What was on its way to the host that went is small enough to be repeated.
     assert (failures(account, killed), account.missing) == ([], 0)
+    assert by_name == [ANSWERED] * len(orders)
     start_load(goes, "worker-back").finish()
 
 
