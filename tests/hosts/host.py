@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -22,6 +24,8 @@ READY_S = 60.0
 """Seconds that a server may take until it answers."""
 CLOCK = "/run/clock"
 FAKETIME = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketimeMT.so.1")
+# What ends with its parent ends with the thread that started it, and a fault's thread ends before the host does.
+_spawner = ThreadPoolExecutor(1)
 _HIDDEN = (Path("/root"), Path("/tmp"), Path("/srv"))
 """Each host has its own; the machine's are out of sight."""
 
@@ -82,7 +86,7 @@ class Host:
         assert not self.up, f"{self.name} is up"
         log = self._folder / "boot.log"
         with log.open("wb") as errors:
-            self._init = subprocess.Popen(
+            self._init = _spawn(
                 [
                     *("setpriv", "--pdeathsig", "KILL"),
                     *("nsenter", f"--net=/proc/{self._switch}/ns/net", f"--mount=/proc/{self._switch}/ns/mnt"),
@@ -92,7 +96,6 @@ class Host:
                 env=os.environ | self._boot,
                 stdout=subprocess.PIPE,
                 stderr=errors,
-                start_new_session=True,
             )
         assert self._init.stdout is not None
         with self._init.stdout as ready:
@@ -175,12 +178,11 @@ class Host:
         self._started += 1
         log = self._folder / f"{self._started}-{Path(command[0]).name}.log"
         with log.open("wb") as output:
-            entry = subprocess.Popen(
+            entry = _spawn(
                 self._enter(*command, env=env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
         process = Process(entry, log)
         self.processes.append(process)
@@ -233,6 +235,10 @@ class Host:
             return self.run(*probe, check=False).returncode == 0
 
         until(succeeds, f"{self.name}: {' '.join(probe)}", READY_S)
+
+
+def _spawn(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    return _spawner.submit(subprocess.Popen, command, start_new_session=True, **options).result()
 
 
 def _visible_paths() -> Iterator[str]:

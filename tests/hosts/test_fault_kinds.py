@@ -129,6 +129,14 @@ def test_schedule_is_played_in_its_order_with_lanes_side_by_side(
     assert small_server.answers(client)
 
 
+def test_host_that_a_schedule_kills_outlives_the_schedule(
+    injector: FaultInjector, client: Host, small_server: SmallServer
+) -> None:
+    injector.play(Schedule(((PlannedFault(0.0, "kill", "faulty", 0.1),),)))
+    assert injector.past
+    assert small_server.answers(client)
+
+
 def test_schedule_that_is_interrupted_ends_its_faults(
     network: Network, client: Host, server: Host, small_server: SmallServer
 ) -> None:
