@@ -92,6 +92,8 @@ class FaultInjector:
     def begin(self, kind: str, name: str) -> None:
         """Begin a fault of a host."""
         host = self._network.hosts[name]
+        assert host.own_clock or not kind.startswith("clock"), f"{name} has the machine's clock"
+        assert host.disk_mb or kind != "full-disk", f"{name} has the machine's disk"
         self._active[kind, name] = time.monotonic()
         match kind:
             case "kill":
@@ -102,10 +104,8 @@ class FaultInjector:
             case "freeze":
                 host.freeze()
             case "clock-ahead" | "clock-behind":
-                assert host.own_clock, f"{name} has the machine's clock"
                 host.step_clock(STEP_S if kind == "clock-ahead" else -STEP_S)
             case "full-disk":
-                assert host.disk_mb, f"{name} has the machine's disk"
                 host.fill_disk()
             case "stop":
                 self._services[name].stop()
