@@ -11,6 +11,7 @@ A head stores GCS's state on its disk: with it, nodes, actors and Serve's applic
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import os
 import shutil
@@ -52,17 +53,25 @@ def start_node(settings: Settings, command: Sequence[str]) -> None:
 
     Args:
         settings: Home and stores of the node.
-        command: ``ray start`` with its options; empty: as this machine's node was started last.
+        command: ``ray start`` with its options; empty: as this machine's node was started last, unless it runs.
 
     Raises:
         ClusterUnavailable: The command does not start a node, no node was started here, or the node does not start in
             time.
     """
-    command = list(command) or _last_command(settings)
+    again, command = not command, list(command) or _last_command(settings)
     if command[:2] != ["ray", "start"]:
         raise ClusterUnavailable("cluster.not_a_node_command", command=" ".join(command))
-    local_cluster.stop(settings)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _starter_lock(settings).open("a") as lock:
+        # When a machine boots, its service manager and the launcher's autoscaler may both start its node.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (again and _runs(settings)):
+            _start(settings, command)
+
+
+def _start(settings: Settings, command: list[str]) -> None:
+    local_cluster.stop(settings)
     _keep_command(settings, command)
     ready, log = settings.home / "node.ready", settings.home / "node.log"
     ready.unlink(missing_ok=True)
@@ -88,12 +97,32 @@ def supervise_node(settings: Settings, command: Sequence[str]) -> None:
     """Keep a node running until this process is ended. Its environment is the node's."""
     # A name that `ray stop` looks for, so that `ray down` ends the supervisor, too.
     Path("/proc/self/comm").write_text("ray::node")
-    if settings.door:
-        threading.Thread(target=_keep_door, args=(settings,), name="door", daemon=True).start()
-    while True:
-        _run_node(settings, command)
-        local_cluster.end_processes(settings, but_door=True)
-        time.sleep(RESTART_S)
+    with _supervisor_lock(settings).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if settings.door:
+            threading.Thread(target=_keep_door, args=(settings,), name="door", daemon=True).start()
+        while True:
+            _run_node(settings, command)
+            local_cluster.end_processes(settings, but_door=True)
+            time.sleep(RESTART_S)
+
+
+def _starter_lock(settings: Settings) -> Path:
+    return settings.home / "starter.lock"
+
+
+def _supervisor_lock(settings: Settings) -> Path:
+    return settings.home / "supervisor.lock"
+
+
+def _runs(settings: Settings) -> bool:
+    """Whether a supervisor keeps a node here that has been up."""
+    with _supervisor_lock(settings).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return (settings.home / "node.ready").exists()
+    return False
 
 
 def _keep_door(settings: Settings) -> None:

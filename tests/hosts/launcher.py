@@ -66,7 +66,9 @@ class Cluster:
         """Boot a host that is down, as a machine does whose service manager starts sshd and ``rayloop node``."""
         host.boot()
         start_sshd(host, [self.client])
-        host.run("bash", "-ic", "python -m rayloop node", timeout_s=UP_S)
+        # The launcher's autoscaler may start the node at the same time, and end this attempt.
+        start = ("bash", "-ic", "python -m rayloop node")
+        until(lambda: host.run(*start, timeout_s=UP_S, check=False).returncode == 0, f"{host.name}'s node", UP_S)
 
     def await_nodes(self, hosts: Sequence[Host]) -> None:
         """Wait until these hosts, and no others, are nodes of the cluster."""

@@ -71,7 +71,7 @@ def test_rollout_is_aborted_from_a_host_outside(cluster: Cluster, key: str) -> N
 
 def test_no_model_or_row_is_stored_on_a_disk_of_the_cluster(cluster: Cluster, key: str) -> None:
     # Counters of rows that a replica has not shipped: they outlive the process, not the machine. GCS: the head's only.
-    own = {"tallies", "gcs", "cluster.json", "node.json", "node.log", "node.ready"}
+    own = {"tallies", "gcs", "cluster.json", "node.json", "node.log", "node.ready", "starter.lock", "supervisor.lock"}
     logs = {"ray-start.log", "mlflow.log", "door.log"}
     for host in cluster.nodes:
         found = host.run("bash", "-c", "cd ~/.rayloop && find . -type f").stdout.split()

@@ -169,6 +169,16 @@ def test_node_that_was_never_started_has_no_last_command(tmp_path: Path) -> None
         node_command.start_node(Settings(home=tmp_path / "home"), [])
 
 
+def test_node_that_runs_is_not_started_as_it_was_last(start: Callable[..., Node]) -> None:
+    node = start()
+    first = until(node.raylet, "the node is up")
+    until((node.settings.home / "node.ready").exists, "the node says so")
+    (node.settings.home / "node.json").write_text('{"command": ["ray", "start", "--address=head:6379"]}')
+    node_command.start_node(node.settings, [])
+    assert node.raylet() == first
+    assert node.supervisor.poll() is None
+
+
 @pytest.mark.parametrize("words", [["--address=10.0.0.5:6379"], ["--address", "10.0.0.5:6379"]])
 def test_worker_finds_the_dashboard_where_its_head_is(tmp_path: Path, words: list[str]) -> None:
     environment = node_command.node_variables(Settings(home=tmp_path), ["ray", "start", *words])
