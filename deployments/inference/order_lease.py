@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class OrderLease:
-    """Asks the head in a thread of its own, which waits for as long as the head is away.
+    """Asks the head in a thread of its own, which waits for as long as the head is away. The first use starts it.
 
     Args:
         ask: Returns when the head has answered.
@@ -29,12 +29,17 @@ class OrderLease:
 
     def __init__(self, ask: Callable[[], object], now: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._now = ask, now
-        self._renewed = now()
+        self._thread: threading.Thread | None = None
+        self._renewed = 0.0
         self._closing = threading.Event()
-        threading.Thread(target=self._run, name="order-lease", daemon=True).start()
 
     def held(self) -> bool:
         """Whether the head has answered lately."""
+        if self._thread is None:
+            # Serve has just sent this replica its first split.
+            self._renewed = self._now()
+            self._thread = threading.Thread(target=self._run, name="order-lease", daemon=True)
+            self._thread.start()
         return self._now() - self._renewed < LEASE_S
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ class Head:
     @contextmanager
     def lease(self) -> Iterator[OrderLease]:
         lease = OrderLease(self.ask, lambda: self.now)
+        assert lease.held()
         try:
             yield lease
         finally:
