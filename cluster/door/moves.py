@@ -1,6 +1,7 @@
 """Which part of a model's requests goes to a second cluster, which serves the same versions on the same stores. Pure.
 
-The wish is in the first cluster's Serve, as configuration of its root application; its doors read it with the members.
+The desired shares are in the first cluster's Serve, as configuration of its root application; its doors read them with
+the members.
 """
 
 from __future__ import annotations

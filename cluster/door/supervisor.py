@@ -41,7 +41,7 @@ from cluster.settings import Settings
 MODULE = "cluster.door"
 _TICK_S = 0.25
 _LOOK_S = 1.0
-"""Seconds between looks at HAProxy's slots, of which there are thousands, while there is no news."""
+"""Seconds between checks of HAProxy's slots, of which there are thousands, while there is no news."""
 _START_S = 10.0
 _SOFT_STOP_S = 65.0
 _RESTART_PAUSE_S = 0.25
