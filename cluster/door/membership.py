@@ -96,7 +96,8 @@ class Absences:
 
         Args:
             before: The members so far.
-            listed: What Serve lists; a model that is missing from it is not served any more.
+            listed: What Serve lists. A controller that has just come back lists applications without their routes, and
+                replicas one by one.
             healthy: HTTP addresses that pass the door's own check.
             now: Seconds through which Serve has answered. While it is away nothing is missing: what it listed last may
                 be the first part of a list, by a controller that came back and was lost again.
@@ -109,8 +110,13 @@ class Absences:
             kept.update(missing)
             return (*new, *held)
 
-        models = {model: merge(before.models.get(model, ()), new) for model, new in listed.models.items()}
-        members = listed.model_copy(update={"root": merge(before.root, listed.root), "models": models})
+        names = sorted({*before.models, *listed.models})
+        models = {name: merge(before.models.get(name, ()), listed.models.get(name, ())) for name in names}
+        served = {name: replicas for name, replicas in models.items() if replicas or name in listed.models}
+        # The root application has the moves: where it is not listed, they are not known.
+        moves = listed.moves if listed.root else before.moves
+        root = merge(before.root, listed.root)
+        members = listed.model_copy(update={"root": root, "models": served, "moves": moves})
         self._since = {replica: since for replica, since in self._since.items() if replica in kept}
         return members
 

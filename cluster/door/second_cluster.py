@@ -40,7 +40,8 @@ class SecondCluster:
         self._follow(moves.address)
         if self._watcher is None:
             return {}
-        known = before.second if before.moves.address == moves.address else {}
+        stays = before.moves.address == moves.address
+        known = {model: before.second.get(model, ()) for model in moves.shares} if stays else {}
         listed = self.listed()
         # While nothing is listed, earlier ones stand: they serve without their controller.
         models = {model: (listed.models if listed else known).get(model, ()) for model in moves.shares}

@@ -144,8 +144,18 @@ def test_listed_again_begins_anew() -> None:
     assert absences.settle(members(1, 2), members(1), both, 40.0) == members(1, 2)
 
 
-def test_model_that_is_not_listed_leaves_with_its_replicas() -> None:
-    assert Absences().settle(members(1), Membership(), {replica(1).http}, 0.0) == Membership()
+def test_model_that_is_not_listed_stays_while_its_replicas_answer() -> None:
+    absences = Absences()
+    assert absences.settle(members(1), Membership(), {replica(1).http}, 0.0) == members(1)
+    assert absences.settle(members(1), Membership(), {replica(1).http}, ABSENT_S) == Membership()
+    assert Absences().settle(members(1), Membership(), set(), 0.0) == Membership()
+
+
+def test_moves_stay_while_the_root_application_is_not_listed() -> None:
+    moves, root = Moves().with_share("m", "http://next:8265", 0.5), (replica(1),)
+    before = Membership(root=root, moves=moves)
+    assert Absences().settle(before, Membership(), {replica(1).http}, 0.0).moves == moves
+    assert Absences().settle(before, Membership(root=root), set(), 0.0).moves == Moves()
 
 
 def test_clock_of_answers_stands_still_while_serve_is_away() -> None:
