@@ -64,6 +64,8 @@ class Membership(Stored, stored_as="membership of the door"):
     """Those of the root application, which answers for paths outside of models."""
     models: Mapping[str, tuple[Replica, ...]] = Field(default_factory=dict)
     moves: Moves = Moves()
+    root_known: bool = Field(default=True, exclude=True)
+    """False: Serve lists no root application, whose configuration has the moves."""
     second: Mapping[str, tuple[Replica, ...]] = Field(default_factory=dict)
     """Replicas in the second cluster, of the models that move there."""
 
@@ -113,10 +115,9 @@ class Absences:
         names = sorted({*before.models, *listed.models})
         models = {name: merge(before.models.get(name, ()), listed.models.get(name, ())) for name in names}
         served = {name: replicas for name, replicas in models.items() if replicas or name in listed.models}
-        # The root application has the moves: where it is not listed, they are not known.
-        moves = listed.moves if listed.root else before.moves
+        moves = listed.moves if listed.root_known else before.moves
         root = merge(before.root, listed.root)
-        members = listed.model_copy(update={"root": root, "models": served, "moves": moves})
+        members = Membership(root=root, models=served, moves=moves, second=listed.second)
         self._since = {replica: since for replica, since in self._since.items() if replica in kept}
         return members
 
@@ -157,7 +158,8 @@ def parse_serve_details(
                     targets.setdefault(target["name"], {})[group["protocol"]] = locate(target)
     models = {match[1]: _replicas(targets.values()) for route, targets in routes.items() if (match := _model(route))}
     root = _replicas(routes.get(ROOT_ROUTE, {}).values())
-    return Membership(root=root, models=models, moves=_moves(details["applications"].values()))
+    moves = _moves(details["applications"].values())
+    return Membership(root=root, models=models, moves=moves, root_known=ROOT_ROUTE in routes)
 
 
 def _moves(applications: Iterable[Mapping[str, Any]]) -> Moves:

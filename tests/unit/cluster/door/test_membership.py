@@ -92,7 +92,7 @@ def test_details_name_replicas_by_model() -> None:
 def test_replicas_that_listen_on_the_loopback_address_are_found_there() -> None:
     listed = details({"flights": "/v2/models/flights"}, [group("/v2/models/flights", "HTTP", 30001)])
     local = Replica(http=Target(host="127.0.0.1", port=30001))
-    assert parse_serve_details(listed, "127.0.0.1") == Membership(models={"flights": (local,)})
+    assert parse_serve_details(listed, "127.0.0.1") == Membership(models={"flights": (local,)}, root_known=False)
 
 
 def test_replicas_of_other_hosts_are_found_at_their_doors() -> None:
@@ -100,15 +100,17 @@ def test_replicas_of_other_hosts_are_found_at_their_doors() -> None:
     listed = details({"flights": "/v2/models/flights"}, routes)
     other = PeerLink(offset=1500, own_addresses=frozenset({"10.0.0.2"}))
     remote = Replica(http=Target(host="10.0.0.1", port=31501), grpc=Target(host="10.0.0.1", port=32001), peer=True)
-    assert parse_serve_details(listed, "127.0.0.1", other) == Membership(models={"flights": (remote,)})
+    assert parse_serve_details(listed, "127.0.0.1", other) == Membership(
+        models={"flights": (remote,)}, root_known=False
+    )
     own = PeerLink(offset=1500, own_addresses=frozenset({"10.0.0.1"}))
     local = Replica(http=Target(host="127.0.0.1", port=30001), grpc=Target(host="127.0.0.1", port=30501))
-    assert parse_serve_details(listed, "127.0.0.1", own) == Membership(models={"flights": (local,)})
+    assert parse_serve_details(listed, "127.0.0.1", own) == Membership(models={"flights": (local,)}, root_known=False)
 
 
 def test_details_without_a_controller_say_nothing() -> None:
     assert parse_serve_details(ServeInstanceDetails.get_empty_schema_dict()) is None
-    assert parse_serve_details(details({}, [])) == Membership()
+    assert parse_serve_details(details({}, [])) == Membership(root_known=False)
 
 
 def test_moves_are_those_of_the_root_application() -> None:
@@ -154,8 +156,9 @@ def test_model_that_is_not_listed_stays_while_its_replicas_answer() -> None:
 def test_moves_stay_while_the_root_application_is_not_listed() -> None:
     moves, root = Moves().with_share("m", "http://next:8265", 0.5), (replica(1),)
     before = Membership(root=root, moves=moves)
-    assert Absences().settle(before, Membership(), {replica(1).http}, 0.0).moves == moves
-    assert Absences().settle(before, Membership(root=root), set(), 0.0).moves == Moves()
+    without = Membership(root_known=False)
+    assert Absences().settle(before, without, {replica(1).http}, 0.0) == before
+    assert Absences().settle(before, Membership(), set(), 0.0).moves == Moves()
 
 
 def test_clock_of_answers_stands_still_while_serve_is_away() -> None:
