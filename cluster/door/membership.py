@@ -98,8 +98,8 @@ class Absences:
 
         Args:
             before: The members so far.
-            listed: What Serve lists. A controller that has just come back lists applications without their routes, and
-                replicas one by one.
+            listed: What Serve lists. A controller that has just come back may list applications without their routes,
+                and replicas one by one.
             healthy: HTTP addresses that pass the door's own check.
             now: Seconds through which Serve has answered. While it is away nothing is missing: what it listed last may
                 be the first part of a list, by a controller that came back and was lost again.
