@@ -158,15 +158,13 @@ def parse_serve_details(
                     targets.setdefault(target["name"], {})[group["protocol"]] = locate(target)
     models = {match[1]: _replicas(targets.values()) for route, targets in routes.items() if (match := _model(route))}
     root = _replicas(routes.get(ROOT_ROUTE, {}).values())
-    moves = _moves(details["applications"].values())
+    declared = (app.get("deployed_app_config") or {} for app in details["applications"].values() if _is_root(app))
+    moves = Moves.of_application(next(declared, {}))
     return Membership(root=root, models=models, moves=moves, root_known=ROOT_ROUTE in routes)
 
 
-def _moves(applications: Iterable[Mapping[str, Any]]) -> Moves:
-    """The moves that the root application's configuration has."""
-    declared = (app.get("deployed_app_config") or {} for app in applications if app.get("route_prefix") == ROOT_ROUTE)
-    configs = (each.get("user_config") for app in declared for each in app.get("deployments", ()))
-    return Moves.from_stored(next((config for config in configs if config), {}))
+def _is_root(app: Mapping[str, Any]) -> bool:
+    return app.get("route_prefix") == ROOT_ROUTE
 
 
 def _model(route: str) -> re.Match[str] | None:

@@ -7,7 +7,7 @@ the members.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -35,6 +35,12 @@ class Moves(Stored, stored_as="moves to a second cluster"):
     """Share of each model that the doors reach there, also if it is 0."""
     writer: int = 0
     """Epoch of the actor that wrote this."""
+
+    @classmethod
+    def of_application(cls, declared: Mapping[str, Any]) -> Moves:
+        """Read the configuration of the root application, as Serve has it; empty: it is not declared."""
+        configs = (each["user_config"] for each in declared.get("deployments", ()) if each.get("user_config"))
+        return cls.from_stored(next(configs, {}))
 
     def with_share(self, model: str, address: str, share: float) -> Moves:
         """Return the moves with another share of a model.

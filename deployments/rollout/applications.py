@@ -63,8 +63,7 @@ def server_config(apps: Applications, model: str) -> ServerConfig | None:
 
 def read_moves(apps: Applications) -> Moves:
     """Return the moves to a second cluster, which the root application's configuration holds."""
-    deployments = apps.get(serve_schema.ROOT_APP, {}).get("deployments", ())
-    return Moves.from_stored(next((each["user_config"] for each in deployments if each.get("user_config")), {}))
+    return Moves.of_application(apps.get(serve_schema.ROOT_APP, {}))
 
 
 def write_moves(apps: Applications, moves: Moves) -> None:

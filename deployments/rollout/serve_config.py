@@ -369,13 +369,16 @@ class ServeConfigWriter:
                 raise RayloopError(
                     "rayloop.change_not_applied", model=model, version=state["version"], failure=state["failure"]
                 )
-            if (state["version"], state["trial"]) == (config.champion.version, split):
-                before = len(confirmed)
+            applied = (state["version"], state["trial"]) == (config.champion.version, split)
+            if applied and state["replica"] not in confirmed:
                 confirmed.add(state["replica"])
-                if len(confirmed) > before:
-                    continue
-            # Also for a replica that does not answer: its calls go to the others.
+                continue
             if time.monotonic() > deadline:
+                if applied:
+                    # The calls to a replica that does not answer go to the others.
+                    raise RayloopError(
+                        "rayloop.replicas_silent", model=model, silent=replicas - len(confirmed), replicas=replicas
+                    )
                 raise RayloopError(
                     "rayloop.replica_late", model=model, version=state["version"], expected=config.champion.version
                 )

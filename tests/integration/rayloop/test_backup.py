@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,19 +16,9 @@ from cluster import local_cluster
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from deployments.rollout.journal import RolloutJournal
+from tests.factories.rayloop.command import rayloop
 
 FACTORIES = Path(__file__).parents[2] / "factories" / "rayloop"
-LIMIT_S = 900
-
-
-def rayloop(settings: Settings, folder: Path, *words: str) -> str:
-    """Run the command in the project's folder; returns its output."""
-    process = subprocess.run(
-        [sys.executable, "-m", "rayloop", *words], env={**os.environ, **settings.environment()}, capture_output=True,
-        text=True, cwd=folder, timeout=LIMIT_S, check=False,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-2000:]
-    return process.stdout
 
 
 def answers(settings: Settings) -> list[Any]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,22 +22,12 @@ from cluster.door.moves import CLUSTER_HEADER
 from cluster.local_cluster import free_port
 from cluster.settings import Settings
 from monitoring.runtime.monitor_actor import monitor_store
+from tests.factories.rayloop.command import rayloop
 from tests.factories.until import until
 
 FACTORIES = Path(__file__).parents[2] / "factories" / "rayloop"
-LIMIT_S = 900
 RATE, KEYS = 20.0, 40
 PORTS = ("dashboard_port", "serve_port", "grpc_port", "gcs_port", "mlflow_port", "haproxy_metrics_port")
-
-
-def rayloop(settings: Settings, folder: Path, *words: str) -> str:
-    """Run the command in the project's folder; returns its output."""
-    process = subprocess.run(
-        [sys.executable, "-m", "rayloop", *words], env={**os.environ, **settings.environment()}, capture_output=True,
-        text=True, cwd=folder, timeout=LIMIT_S, check=False,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-2000:]
-    return process.stdout
 
 
 class Answer(NamedTuple):
