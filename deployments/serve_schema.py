@@ -47,7 +47,7 @@ class TrafficSplit(Frozen):
     """Id of the rollout, which also salts the split."""
     challengers: tuple[ModelVersion, ...] = Field(min_length=1)
     starts: tuple[float, ...] = (0.0,)
-    """For each challenger, the start of its slice of the routing keys (inference/traffic_split.py)."""
+    """For each challenger, the start of its slice of the routing keys (traffic_split.py)."""
     share: float = Field(ge=0.0, le=1.0)
     """Share of the requests that each challenger gets."""
     timeout_s: float = Field(gt=0.0)

@@ -23,11 +23,11 @@ from deployments.inference.batcher import Batcher
 from deployments.inference.challenger_protocol import ScoreResult
 from deployments.inference.predictor import ScoredBatch
 from deployments.inference.serving_state import ServingState
-from deployments.inference.traffic_split import assign_variant
 from deployments.inference.variant_scoring import RoutedRequest
 from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import PredictionBatch
 from deployments.telemetry.reporter import Reporter
+from deployments.traffic_split import assign_variant
 
 MAX_BATCH_ROWS = 1024
 MAX_SHADOW_REQUESTS = 64

@@ -25,9 +25,9 @@ from pydantic import ConfigDict
 from cluster.errors import RolloutError
 from cluster.values import Decision, Frozen, stored_name
 from deployments.analysis.verdict import RolloutDecision
-from deployments.inference.traffic_split import slice_start
 from deployments.rollout.advance_guards import apply_guards
 from deployments.rollout_policy import RolloutPolicy
+from deployments.traffic_split import slice_start
 
 Status = Literal["running", "paused", "waiting", "promoted", "aborted", "rolled back"]
 Command = Literal["pause", "resume", "abort", "promote"]

@@ -15,7 +15,7 @@ from tests.hosts.recorder import Recorder
 SERVER = """
 import json, sys
 from aiohttp import web
-from deployments.inference.traffic_split import find_slice
+from deployments.traffic_split import find_slice
 split, rows, labels = {"champion": "1", "rollout": None, "share": 0.0}, [], []
 port, forgetful = int(sys.argv[1]), sys.argv[2] == "forgetful"
 async def infer(request):

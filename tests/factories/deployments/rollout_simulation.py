@@ -11,10 +11,10 @@ from cluster.values import Decision
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats, pairwise_share
 from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.paired_moments import PairedMoments
-from deployments.inference.traffic_split import find_slice
 from deployments.rollout.multi_challenger import decide, judge_all
 from deployments.rollout.state_machine import RolloutState, apply_decision, begin
 from deployments.rollout_policy import RolloutPolicy
+from deployments.traffic_split import find_slice
 from tests.factories.deployments.tasks import BINARY
 
 CHAMPION = "1"

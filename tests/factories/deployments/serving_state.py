@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from cluster.values import ModelVersion
 from deployments.inference.serving_state import ServingState
-from deployments.inference.traffic_split import slice_start
 from deployments.serve_schema import ServerConfig, TrafficSplit
+from deployments.traffic_split import slice_start
 
 
 def build_version(number: str) -> ModelVersion:

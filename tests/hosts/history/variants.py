@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
-from deployments.inference.traffic_split import hash_position, slice_start
+from deployments.traffic_split import hash_position, slice_start
 from tests.hosts.history.events import OK, Entry, History, PredictionRow, Request
 from tests.hosts.history.rollouts import newest_rollout
 

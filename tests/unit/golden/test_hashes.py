@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from cluster.webhooks import SIGNATURE_HEADER, sign
 from deployments.auth.credentials import ID_BYTES, SECRET_BYTES, format_key, hash_key
-from deployments.inference.traffic_split import find_slice, hash_position, slice_start
 from deployments.telemetry.prediction_log import batch_id, batch_replica, row_ids
+from deployments.traffic_split import find_slice, hash_position, slice_start
 from features.builders import derive, rolling
 from features.definitions import FeatureSet
 from features.encoder import Encoder

@@ -16,12 +16,12 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Decision
 from deployments.analysis.verdict import RolloutDecision
-from deployments.inference.traffic_split import find_slice
 from deployments.rollout import state_machine
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.state_machine import RolloutState
 from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.prediction_log import prediction_rows
+from deployments.traffic_split import find_slice
 from tests.factories.deployments.predictions import label_table, prediction_batch
 from tests.factories.effort import examples
 from tests.hosts.history.check import check

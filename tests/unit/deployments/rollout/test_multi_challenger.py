@@ -16,7 +16,6 @@ from deployments.analysis.quality_test import difference_bounds
 from deployments.analysis.sample_ratio import log_e_split, possible_shares
 from deployments.analysis.sequential_tests import log_e_above
 from deployments.analysis.verdict import Verdict, judge
-from deployments.inference.traffic_split import find_slice
 from deployments.rollout.multi_challenger import decide, judge_all
 from deployments.rollout.state_machine import (
     Command,
@@ -29,6 +28,7 @@ from deployments.rollout.state_machine import (
 )
 from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.prediction_log import prediction_rows
+from deployments.traffic_split import find_slice
 from tests.factories.deployments.predictions import label_table, prediction_batch
 from tests.factories.deployments.tasks import BINARY
 from tests.factories.errors import raises

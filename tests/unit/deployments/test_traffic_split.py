@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.inference.traffic_split import assign_variant, find_slice, hash_position, slice_start
+from deployments.traffic_split import assign_variant, find_slice, hash_position, slice_start
 from tests.factories.deployments.serving_state import build_split
 
 PLACE = 0.6624169971365433
