@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -16,14 +15,13 @@ from typing import Any
 import psutil
 
 from tests.factories.until import until
+from tests.hosts import clock
 from tests.hosts.process import RUN_S, Process
 
 ROOT = Path(__file__).parents[2]
 BOOT_S = 20.0
 READY_S = 60.0
 """Seconds that a server may take until it answers."""
-CLOCK = "/run/clock"
-FAKETIME = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketimeMT.so.1")
 # What ends with its parent ends with the thread that started it, and a fault's thread ends before the host does.
 _spawner = ThreadPoolExecutor(1)
 _HIDDEN = (Path("/root"), Path("/tmp"), Path("/srv"))
@@ -33,7 +31,7 @@ _HIDDEN = (Path("/root"), Path("/tmp"), Path("/srv"))
 class Host:
     """A host of a network. ``disk_mb`` bounds its disk (home, /tmp and /srv together), which survives reboots.
 
-    With ``own_clock``, processes started from here read their wall clock through libfaketime; see ``step_clock``.
+    With ``own_clock``, its programs read a wall clock that ``step_clock`` sets; clock.c has the limits.
     """
 
     def __init__(
@@ -51,6 +49,7 @@ class Host:
             "DISK": str(self._folder / "disk"),
             "NAMES": str(folder / "hosts"),
             "VISIBLE": "\n".join(_visible_paths()),
+            "CLOCK": str(clock.build(folder)) if own_clock else "",
         }
         self._init: subprocess.Popen[bytes] | None = None
         self._first: psutil.Process | None = None
@@ -104,7 +103,6 @@ class Host:
             self.kill()
             raise RuntimeError(f"{self.name} does not boot: {log.read_text()}")
         self._first = psutil.Process(int(pid))
-        self.step_clock(0)
 
     @property
     def pid(self) -> int:
@@ -156,7 +154,7 @@ class Host:
     def step_clock(self, seconds: float) -> None:
         """Set the wall clock ``seconds`` ahead of the machine's, or behind it; the monotonic clock stays."""
         if self.own_clock:
-            self.path(CLOCK).write_text(f"{seconds:+f}")
+            clock.write_offset(self.path(clock.OFFSET), seconds)
 
     def run(
         self,
@@ -197,21 +195,13 @@ class Host:
 
     def environment(self) -> dict[str, str]:
         """Variables of a command in this host: this interpreter's programs, and the project's modules."""
-        variables = {
+        return {
             "HOME": "/root",
             "USER": "root",
             "LANG": "C.UTF-8",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         }
-        if self.own_clock:
-            variables |= {
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": CLOCK,
-                "FAKETIME_CACHE_DURATION": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
-        return variables
 
     def path(self, path: str) -> Path:
         """A path of the running host, for this process: to read, to write, to copy from and to."""

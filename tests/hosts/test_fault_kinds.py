@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.factories.until import until
+from tests.hosts import clock
 from tests.hosts.faults import STEP_S, FaultInjector, Service
-from tests.hosts.host import FAKETIME, Host
+from tests.hosts.host import Host
 from tests.hosts.network import Network
 from tests.hosts.process import Process
 from tests.hosts.schedules import LONGEST_S, PlannedFault, Schedule
@@ -47,8 +48,7 @@ class SmallServer:
 
 @pytest.fixture
 def small_server(network: Network) -> SmallServer:
-    has_clock = FAKETIME.exists()
-    host = network.hosts.get("faulty") or network.add("faulty", disk_mb=32, own_clock=has_clock)
+    host = network.hosts.get("faulty") or network.add("faulty", disk_mb=32, own_clock=clock.available())
     return SmallServer(host)
 
 
@@ -68,8 +68,8 @@ def writable(host: Host) -> bool:
 def test_fault_shows_until_it_ends(
     kind: str, injector: FaultInjector, client: Host, server: Host, small_server: SmallServer
 ) -> None:
-    if kind.startswith("clock") and not FAKETIME.exists():
-        pytest.skip("libfaketime is not installed")
+    if kind.startswith("clock") and not small_server.host.own_clock:
+        pytest.skip("cc is not installed")
     broken: dict[str, Callable[[], bool]] = {
         "kill": lambda: not small_server.host.up,
         "partition": lambda: not small_server.answers(server) and small_server.answers(client),

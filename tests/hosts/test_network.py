@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.factories.until import until
-from tests.hosts.host import FAKETIME, ROOT, Host
+from tests.hosts.host import ROOT, Host
 from tests.hosts.network import HostsUnavailable, Network, remove_leftovers
 from tests.hosts.ssh import start_sshd
 
@@ -114,15 +113,6 @@ def test_full_disk_fails_writes_on_that_host_only(network: Network, client: Host
     small.kill()
     small.boot()
     assert small.run("stat", "--format=%s", "/tmp/large").stdout.strip() == str(8 << 20)
-
-
-@pytest.mark.skipif(not FAKETIME.exists(), reason="libfaketime is not installed")
-def test_clock_of_one_host_steps_both_ways(network: Network) -> None:
-    host = network.add("clock", own_clock=True)
-    for step_s in (3600, -3600, 0):
-        host.step_clock(step_s)
-        offset_s = float(host.run("date", "+%s.%N").stdout) - datetime.datetime.now().timestamp()
-        assert abs(offset_s - step_s) < 2
 
 
 def test_failure_inside_leaves_nothing_behind(network: Network) -> None:
