@@ -7,7 +7,7 @@ SERVING_TESTS := $(addprefix tests/integration/deployments/,test_serving_integra
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo down test test-unit test-slow test-hosts check docs wheel mutate clean
-.PHONY: bench-serving bench-features bench-training bench-monitoring bench-cluster
+.PHONY: bench-serving bench-features bench-training bench-monitoring bench-cluster bench-evidence
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -72,6 +72,10 @@ bench-cluster: $(STAMP)
 # ARGS="--only weeks --windows 20" for less.
 bench-monitoring: $(STAMP)
 	$(BIN)/python -m benchmarks.monitoring $(ARGS)
+
+# ARGS="--only leak --small" for less.
+bench-evidence: $(STAMP)
+	$(BIN)/python -m benchmarks.evidence $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rayloop needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 ...")'

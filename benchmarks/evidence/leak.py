@@ -1,0 +1,135 @@
+"""The leak of a late label: the gate's figure with and without training rows whose label was not yet known.
+
+Customers have a row a week. The label, known 90 days after the row, is whether a known quantity of the row plus what
+happens to its customer in these 90 days is positive. What happens is independent noise from week to week, so no model
+can know it; but two rows of a customer less than 90 days apart share a part of it. A training row that is so close to
+the test rows that its label was not known before them carries their answers to a model that tells customers apart.
+
+The truth is known: the best possible AUC in closed form, and each model's own from fresh rows of the same customers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from benchmarks.results import Row, Target, row
+from cluster.values import Task
+from features.definitions import Column
+from features.encoder import Encoder
+from features.offline.training_frame import LABEL, LABEL_KNOWN_AT
+from features.types import AS_OF
+from trainers import metrics
+from trainers.evaluation.bootstrap import Interval, confidence_intervals
+from trainers.evaluation.lightgbm_baseline import baseline_scores
+
+SEEDS, FEW_SEEDS = 20, 2
+CUSTOMERS, FRESH_ROWS = 2_000, 50_000
+WEEK, DELAY_WEEKS = timedelta(days=7), 13
+START = datetime(2026, 1, 5, tzinfo=UTC)
+VALIDATE_FROM, TEST_FROM, TEST_WEEKS = 20, 22, 1
+"""In weeks after the start."""
+KNOWN_WEIGHT = 0.6
+"""Standard deviation of the known quantity; that of the noise is 1."""
+TASK = Task(kind="binary", label="positive")
+TREES = 100
+WORK = "a label known after 90 days, AUC at the gate"
+_COLUMNS = (Column(name="known", kind="number"), Column(name="customer", kind="category"))
+_MIN_CATEGORY_ROWS = 1
+_ALPHA, _RESAMPLES = 0.05, 200
+
+
+class Figures(NamedTuple):
+    """The gate's figure of a model, and the true one."""
+
+    gate: Interval
+    truth: float
+
+    @property
+    def covered(self) -> bool:
+        return self.gate.low <= self.truth <= self.gate.high
+
+
+def rows(small: bool, progress: Callable[[str], None]) -> Iterator[Row]:
+    """Compare the gate's figure with the truth, with all earlier rows and with those whose label was known."""
+    figures = [measure(seed, CUSTOMERS, progress) for seed in range(FEW_SEEDS if small else SEEDS)]
+    leaking, purged = zip(*figures, strict=True)
+    yield _row("training rows by as_of alone", leaking)
+    yield _row("training rows whose label was known", purged, Target(of="value", sign="≤", limit=0.01))
+
+
+def best_auc() -> float:
+    """AUC of the known quantity, which no model exceeds on rows whose noise it cannot know.
+
+    P(x1 > x0 | u1 > 0, u0 < 0) for u = x + noise: the orthant probability of three normal variables (Sheppard 1898),
+    of which x1 - x0 correlates by rho / sqrt(2) with u1 and -u0, and those not at all.
+    """
+    rho = KNOWN_WEIGHT / math.hypot(KNOWN_WEIGHT, 1)
+    return 0.5 + 2 / math.pi * math.asin(rho / math.sqrt(2))
+
+
+def history(seed: int, customers: int) -> pl.DataFrame:
+    """Rows of every week until the end of the test, with their labels and the times at which these became known."""
+    rng, weeks = np.random.default_rng(seed), TEST_FROM + TEST_WEEKS
+    weekly = rng.normal(size=(customers, weeks + DELAY_WEEKS))
+    total = np.cumsum(np.pad(weekly, ((0, 0), (1, 0))), axis=1)
+    customer, week = np.repeat(np.arange(customers), weeks), np.tile(np.arange(weeks), customers)
+    noise = (total[customer, week + DELAY_WEEKS] - total[customer, week]) / math.sqrt(DELAY_WEEKS)
+    as_of = pl.lit(START) + pl.col("week") * pl.lit(WEEK)
+    return _labeled(rng, customer, noise).with_columns(week=pl.Series(week)).with_columns(
+        as_of.alias(AS_OF), (as_of + DELAY_WEEKS * WEEK).alias(LABEL_KNOWN_AT)
+    )  # fmt: skip
+
+
+def _labeled(rng: np.random.Generator, customer: np.ndarray, noise: np.ndarray) -> pl.DataFrame:
+    known = rng.normal(size=len(customer))
+    columns = {"known": known, "customer": customer, LABEL: (KNOWN_WEIGHT * known + noise > 0).astype(np.float64)}
+    return pl.DataFrame(columns).with_columns(pl.col("customer").cast(pl.String))
+
+
+def measure(seed: int, customers: int, progress: Callable[[str], None]) -> tuple[Figures, Figures]:
+    """Return the figures with all rows before validation, and with those of them whose label was known."""
+    rows, rng = history(seed, customers), np.random.default_rng(1_000 + seed)
+    fresh = _labeled(rng, rng.integers(customers, size=FRESH_ROWS), rng.normal(size=FRESH_ROWS))
+    validate_from, test_from = (START + weeks * WEEK for weeks in (VALIDATE_FROM, TEST_FROM))
+    test = rows.filter(pl.col(AS_OF) >= test_from)
+    leaking, purged = (
+        _figures(rows.filter(pl.col(column) <= validate_from), test, fresh, seed) for column in (AS_OF, LABEL_KNOWN_AT)
+    )
+    progress(f"seed {seed}: by as_of {leaking.gate.value:.4f}, true {leaking.truth:.4f}; "
+             f"purged {purged.gate.value:.4f}, true {purged.truth:.4f}")  # fmt: skip
+    return leaking, purged
+
+
+def _figures(train: pl.DataFrame, test: pl.DataFrame, fresh: pl.DataFrame, seed: int) -> Figures:
+    """Fit LightGBM on ``train``; measure it as the gate does on ``test``, and in truth on ``fresh``."""
+    tables = [_table(part) for part in (train, test, fresh)]
+    encoder = Encoder.fit(_COLUMNS, tables[0], _MIN_CATEGORY_ROWS)
+    both = pa.concat_tables(tables[1:])
+    scores = baseline_scores(TASK, encoder, tables[0], both, trees=TREES)
+    labels = both[LABEL].to_numpy()
+    held_out = confidence_intervals(
+        TASK, scores[: len(test)], labels[: len(test)], alpha=_ALPHA, resamples=_RESAMPLES, seed=seed
+    )
+    truth = metrics.prepare(TASK, "auc", scores[len(test) :], labels[len(test) :])(None)
+    return Figures(held_out["auc"], truth)
+
+
+def _table(rows: pl.DataFrame) -> pa.Table:
+    return rows.select("known", "customer", LABEL).to_arrow()
+
+
+def _row(name: str, figures: tuple[Figures, ...], target: Target | None = None) -> Row:
+    gate, truth = np.mean([(one.gate.value, one.truth) for one in figures], axis=0).tolist()
+    covered = sum(one.covered for one in figures)
+    note = (
+        f"gate {gate:.4f}, true {truth:.4f}, best possible {best_auc():.4f}; the gate's 95 % interval has the true "
+        f"figure in {covered} of {len(figures)} seeds"
+    )
+    return row(f"{WORK}: {name}", "gate's AUC minus the true one, mean", gate - truth, target=target, note=note)
