@@ -13,6 +13,7 @@ from cluster.door.admin_socket import AdminSocket
 from cluster.door.membership import Replica, Target
 from cluster.settings import Settings
 from tests.factories.until import until
+from tests.hosts import clock
 from tests.hosts.certificates import CA, CERTIFICATE, KEY, Authority
 from tests.hosts.host import Host
 from tests.hosts.network import Network
@@ -150,7 +151,7 @@ def door_hosts(
     network: Network, client: Host, names: Sequence[str], authority: Authority, peers: bool, nodes: bool = False
 ) -> Iterator[DoorHosts]:
     """Hosts with doors; they are down afterwards, and the network boots them."""
-    hosts = [network.hosts.get(name) or network.add(name) for name in names]
+    hosts = [network.hosts.get(name) or network.add(name, own_clock=clock.available()) for name in names]
     try:
         yield DoorHosts(client, hosts, authority, peers, nodes)
     finally:

@@ -11,6 +11,7 @@ from tests.factories.until import until
 from tests.hosts import clock
 from tests.hosts.certificates import CA, Authority
 from tests.hosts.clock_waits import LIMIT_S, STEP_AFTER_S
+from tests.hosts.faults import STEP_S
 from tests.hosts.host import Host
 from tests.hosts.network import Network
 from tests.hosts.process import Process
@@ -18,7 +19,6 @@ from tests.hosts.stores import REDIS_PORT, start_postgres, start_redis
 
 pytestmark = pytest.mark.skipif(not clock.available(), reason=f"{clock.COMPILER} is not installed")
 
-STEP_S = 3600
 WAIT_S = 1.0
 LATE_S = 3.0
 """Seconds by which a busy machine may be late."""
@@ -53,7 +53,7 @@ def last(ticking: Process) -> float:
 
 
 @pytest.mark.parametrize("step_s", [STEP_S, -STEP_S])
-def test_clock_steps_at_once_in_running_and_in_new_programs(step_s: int, host: Host, client: Host) -> None:
+def test_clock_steps_at_once_in_running_and_in_new_programs(step_s: float, host: Host, client: Host) -> None:
     running = host.start("python", "-c", TICK)
     until(lambda: running.output, "the program runs", 20)
     for offset_s in (step_s, 0):
@@ -74,13 +74,13 @@ def test_clock_is_right_again_after_a_boot(host: Host) -> None:
 
 
 @pytest.mark.parametrize("step_s", [STEP_S, 0, -STEP_S])
-def test_waits_for_a_duration_keep_it_over_a_step(step_s: int, host: Host) -> None:
+def test_waits_for_a_duration_keep_it_over_a_step(step_s: float, host: Host) -> None:
     took = measure(host, WAIT_S, step_s)
     assert [name for name in names(took, wall=False) if not WAIT_S * 0.99 < (took[name] or 0) < WAIT_S + LATE_S] == []
 
 
 @pytest.mark.parametrize("offset_s", [STEP_S, -STEP_S])
-def test_waits_until_a_time_take_as_long_on_a_clock_that_is_wrong(offset_s: int, host: Host) -> None:
+def test_waits_until_a_time_take_as_long_on_a_clock_that_is_wrong(offset_s: float, host: Host) -> None:
     host.step_clock(offset_s)
     took = measure(host, WAIT_S, offset_s)
     assert [name for name in took if not WAIT_S * 0.99 < (took[name] or 0) < WAIT_S + LATE_S] == []

@@ -15,8 +15,10 @@ import pytest
 from benchmarks.cluster.replicas import MODEL
 from cluster.door.membership import Target
 from tests.factories.until import until
+from tests.hosts import clock
 from tests.hosts.certificates import CA, Authority
 from tests.hosts.door_hosts import GRPC_PORT, PEER_PORT, REPLICA_PORT, DoorHosts, door_hosts
+from tests.hosts.faults import STEP_S
 from tests.hosts.figures import add_figure
 from tests.hosts.host import Host
 from tests.hosts.load import OK, LoadPlan
@@ -175,6 +177,27 @@ def test_killed_host_is_out_of_rotation_within_two_seconds(build: Build, peers: 
         add_figure(work, "failed requests", failed, "=", note=note)
         assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
         assert out_s <= OUT_S
+
+
+@pytest.mark.skipif(not clock.available(), reason=f"{clock.COMPILER} is not installed")
+def test_clocks_that_step_fail_no_request(build: Build) -> None:
+    with build(["door1", "door2"], peers=True) as doors:
+        near, far = doors.hosts
+        doors.start_replica(far)
+        doors.await_replicas(1)
+        pids = doors.haproxies()
+        load = Load(doors.client, LoadPlan(doors.url(near), rate=100.0, authority=CA, timeout_s=20.0))
+        load.wait_for(OK)
+        for host in doors.hosts:
+            for offset_s in (STEP_S, -STEP_S, 0):
+                host.step_clock(offset_s)
+                load.wait_for(OK, 200)
+        account = load.finish()
+        failed = account.missing + sum(account.failed.values())
+        note = f"of {len(account.records):,}"
+        add_figure("clocks of two doors' hosts ± 1 h at 100 requests/s", "failed requests", failed, "=", note=note)
+        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
+        assert doors.haproxies() == pids
 
 
 def test_killed_host_fails_no_grpc_call(build: Build) -> None:
