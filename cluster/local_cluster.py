@@ -15,8 +15,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -37,6 +37,12 @@ MIN_MEMORY_GIB = 4
 _START_SECONDS = 120
 _STOP_SECONDS = 5
 _POLL_SECONDS = 0.1
+_AGENT_PORTS = (
+    "--dashboard-agent-grpc-port",
+    "--dashboard-agent-listen-port",
+    "--metrics-export-port",
+    "--runtime-env-agent-port",
+)
 
 
 class _Session(Stored, stored_as="cluster session"):
@@ -212,12 +218,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def agent_ports(command: Sequence[str] = ()) -> list[str]:
+    """Return options of ``ray start`` that give Ray's agents free ports, except those that the command gives.
+
+    A raylet whose agents choose their own ports waits 15 s for them, then aborts: too short on a machine that boots.
+    """
+    options = [option for option in _AGENT_PORTS if not any(word.split("=")[0] == option for word in command)]
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("", 0))) for _ in options]
+        return [f"{name}={taken.getsockname()[1]}" for name, taken in zip(options, sockets, strict=True)]
+
+
 def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
     command = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--disable-usage-stats",
         "--node-ip-address=127.0.0.1", f"--port={settings.gcs_port}",
         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={settings.dashboard_port}",
-        f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+        f"--ray-client-server-port={free_port()}", *agent_ports(),
         # Random worker ports, so that no range is reserved that other settings or a second cluster need.
         "--min-worker-port=0", "--max-worker-port=0", f"--num-cpus={settings.cpus}",
     ]  # fmt: skip

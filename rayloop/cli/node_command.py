@@ -204,15 +204,16 @@ def _run_node(settings: Settings, command: Sequence[str]) -> None:
     output = settings.home / "ray-start.log"
     with output.open("w") as out:
         ray = subprocess.Popen(
-            [program, *command[1:], "--block"], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-            start_new_session=True,
+            [program, *command[1:], *local_cluster.agent_ports(command), "--block"], stdin=subprocess.DEVNULL,
+            stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-    pages = local_cluster.start_mlflow(settings, environment, login=True) if head else None
     deadline = time.monotonic() + START_S
     while _STARTED not in output.read_text(errors="replace"):
         if ray.poll() is not None or time.monotonic() > deadline:
             return
         time.sleep(_POLL_S)
+    # Not before: its imports would slow down Ray's, for which Serve's controller waits.
+    pages = local_cluster.start_mlflow(settings, environment, login=True) if head else None
     ready = settings.home / "node.ready"
     while _has_raylet(ray):
         if not ready.exists() and (pages is None or local_cluster.mlflow_answers(settings)):

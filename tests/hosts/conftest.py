@@ -14,8 +14,8 @@ import pytest
 
 from tests.hosts.certificates import CA, CERTIFICATE, KEY, Authority
 from tests.hosts.host import Host
-from tests.hosts.launcher import AT_HOME, RUN_S, VARIABLES, Cluster
-from tests.hosts.network import HostsUnavailable, Network
+from tests.hosts.launcher import AT_HOME, PROGRAMS, RUN_S, VARIABLES, Cluster
+from tests.hosts.network import HostsUnavailable, Network, require
 from tests.hosts.remote_stores import RemoteStores
 
 PROJECT = Path(__file__).with_name("visits.py")
@@ -114,6 +114,10 @@ def arguments() -> Iterator[set[str]]:
 def cluster(
     shared_network: Network, authority: Authority, stores: RemoteStores, arguments: set[str]
 ) -> Iterator[Cluster]:
+    try:
+        require(PROGRAMS)
+    except HostsUnavailable as reason:
+        pytest.skip(str(reason))
     client = shared_network.add("up-client")
     head, *workers = (shared_network.add(f"up-{n}", disk_mb=DISK_MB) for n in ("head", "worker1", "worker2"))
     for host in (client, head, *workers):

@@ -15,6 +15,8 @@ from tests.factories.until import until
 from tests.hosts.host import ROOT, Host
 from tests.hosts.ssh import start_sshd
 
+PROGRAMS = {"curl": "curl", "rsync": "rsync", "ssh-keygen": "openssh-client"}
+"""What the launcher and its client need, and the Debian package that has it."""
 FILE = ROOT / "ray-cluster-hosts.yaml"
 RUN_S = 900.0
 ALL_RUN = "2 of 2 replicas run"

@@ -10,7 +10,7 @@ import fcntl
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -53,6 +53,16 @@ class HostsUnavailable(Exception):
     """This machine does not let us make hosts."""
 
 
+def require(programs: Mapping[str, str]) -> None:
+    """Check that programs are installed; the value is the Debian package that has it.
+
+    Raises:
+        HostsUnavailable: Some are not.
+    """
+    if missing := [f"{name} ({package})" for name, package in programs.items() if not shutil.which(name)]:
+        raise HostsUnavailable(f"hosts need {', '.join(missing)}")
+
+
 class Network:
     """A bridge and its hosts; everything ends with the context."""
 
@@ -61,8 +71,7 @@ class Network:
         self._cleanup = ExitStack()
 
     def __enter__(self) -> Network:
-        if missing := [f"{name} ({package})" for name, package in PROGRAMS.items() if not shutil.which(name)]:
-            raise HostsUnavailable(f"hosts need {', '.join(missing)}")
+        require(PROGRAMS)
         remove_leftovers()
         with ExitStack() as cleanup:
             self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))

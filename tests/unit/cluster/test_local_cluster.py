@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -168,3 +169,16 @@ def test_close_files_names_a_file_of_another_user(open_settings: Settings, monke
     monkeypatch.setattr(Path, "chmod", refuse)
     with raises(RayloopError, "rayloop.file_open_to_others"):
         local_cluster.close_files(open_settings)
+
+
+def test_agents_get_a_free_port_each_unless_the_command_gives_one() -> None:
+    options = dict(
+        option.split("=") for option in local_cluster.agent_ports(["ray", "start", "--metrics-export-port=8080"])
+    )
+    assert set(options) == {
+        "--dashboard-agent-grpc-port", "--dashboard-agent-listen-port", "--runtime-env-agent-port",
+    }  # fmt: skip
+    assert len(set(options.values())) == 3
+    for port in options.values():
+        # Free again.
+        socket.create_server(("", int(port))).close()
