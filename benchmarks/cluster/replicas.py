@@ -64,11 +64,11 @@ async def listen(
 class FakeReplica:
     """Answers HTTP with its name and what it got; the path may say how long to take, or to die.
 
-    A replica that leaves fails its check and still answers, as Serve's do.
+    A replica that leaves fails its check and still answers, as Serve's do. A full one answers 503.
     """
 
     def __init__(self, name: str) -> None:
-        self.name, self.leaving, self.requests, self.in_progress = name, False, 0, 0
+        self.name, self.leaving, self.full, self.requests, self.in_progress = name, False, False, 0, 0
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> FakeReplica:
@@ -115,6 +115,9 @@ class FakeReplica:
         if "/die" in path:
             await self.kill()
             raise ConnectionError
+        if self.full:
+            await self._answer(writer, 503, self.name.encode())
+            return
         self.in_progress += 1
         try:
             await asyncio.sleep(float(path.rpartition("/sleep/")[2]) if "/sleep/" in path else 0.0)

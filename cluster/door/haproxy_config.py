@@ -102,12 +102,12 @@ def _defaults(config: DoorConfig) -> str:
     option srvtcpka
     srvtcpka-idle 1s
     srvtcpka-intvl 1s
-    # A request that a replica's end leaves without a byte of an answer is sent once more, to another replica. That
-    # needs the whole request in a buffer.
+    # A request that a replica's end leaves without a byte of an answer, or that a replica has no room or no features
+    # for (503), is sent once more, to another replica. That needs the whole request in a buffer.
     option http-buffer-request
     option redispatch 1
     retries 1
-    retry-on conn-failure empty-response
+    retry-on conn-failure empty-response 503
     {_http_error(503, RequestError("request.no_replica"))}
     {_http_error(504, no_answer)}
     {_http_error(502, no_answer)}

@@ -162,6 +162,21 @@ def test_request_that_kills_a_replica_is_repeated_once(setup: DoorSetup) -> None
     assert setup.client.get(f"/v2/models/{MODEL}").status_code == 200
 
 
+def test_request_that_a_replica_has_no_room_for_is_sent_to_another_once(setup: DoorSetup) -> None:
+    full, other = setup.start_replica("full"), setup.start_replica("other")
+    setup.serve_model(full, other)
+    full.full = True
+    answers = [setup.client.post(f"/v2/models/{MODEL}/infer", json={}) for _ in range(20)]
+    assert {(answer.status_code, answer.json()["replica"]) for answer in answers} == {(200, "other")}
+    assert full.requests > 0
+    other.full, full.requests, other.requests = True, 0, 0
+    response = setup.client.post(f"/v2/models/{MODEL}/infer", json={})
+    # A replica's own answer, not the door's.
+    assert (response.status_code, response.text in ("full", "other")) == (503, True)
+    assert (full.requests, other.requests) == (1, 1)
+    assert setup.door.taking() == {full.port, other.port}
+
+
 def test_certificates_are_replaced_without_a_lost_request(door_settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "door.pem"
     file.write_text(self_signed())
