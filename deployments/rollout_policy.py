@@ -14,6 +14,20 @@ from deployments.freeze_windows import FreezeWindow
 
 DefaultAction = Literal["hold", "abort", "advance"]
 
+Test = Literal["quality", "early_quality", "error_rate", "error_ratio", "latency", "split"]
+"""Tests that may stop a challenger (deployments/analysis/criteria.py, quality_test.py)."""
+
+_WEIGHTS: dict[Test, float] = {
+    "quality": 5.0,
+    "early_quality": 1.0,
+    "error_rate": 1.0,
+    "error_ratio": 1.0,
+    "latency": 1.0,
+    "split": 1.0,
+}
+"""Relative parts of alpha. Rows to a verdict grow with the log of 1 / alpha times the rows that one nat of evidence
+takes; the sum over the tests is least where each part is proportional to those rows (docs/decisions/0067)."""
+
 
 class Webhook(Frozen):
     """An address that receives each step as JSON, by POST (deployments/rollout/webhook_client.py)."""
@@ -84,6 +98,9 @@ class RolloutPolicy(Frozen):
     """Whether an advance requires evidence that latency is within its bounds; otherwise it only may not exceed them."""
     alpha: float = Field(default=0.05, gt=0.0, lt=0.5)
     """Bound on the probability of a wrong abort, and of a wrong advance, over a whole rollout; challengers share it."""
+    alpha_parts: Literal["weighted", "equal"] = "weighted"
+    """Parts of ``alpha`` that the tests spend to abort: most of it for quality, or equal ones, as in a rollout that
+    began under release 0.2."""
     deadline_s: float = Field(default=3600.0, gt=0.0)
     """Seconds at one step without a decision after which ``on_undecided`` or ``no_data`` applies."""
     on_undecided: DefaultAction = "abort"
@@ -121,12 +138,10 @@ class RolloutPolicy(Frozen):
             return self
         return self.model_copy(update={"alpha": self.alpha / initial_challengers})
 
-    @property
-    def test_alpha(self) -> float:
-        """Error probability of each test that may abort: an equal part of alpha for each test in use."""
-        compared = (self.error_margin is not None) + (self.latency_quantile is not None)
-        # Loss, the error rate's limit, and the split are always tested.
-        return self.alpha / (3 + compared)
+    def test_alpha(self, test: Test) -> float:
+        """Error probability of a test that may abort: its part of alpha, of which tests that are off spend nothing."""
+        weights = self._weights
+        return self.alpha * weights.get(test, 0.0) / sum(weights.values())
 
     @property
     def min_pairs(self) -> int:
@@ -136,4 +151,15 @@ class RolloutPolicy(Frozen):
     @property
     def sharpest_n(self) -> int:
         """Labeled rows at which the confidence sequence is sharpest."""
-        return 4 * self.min_pairs
+        return (10 if self.alpha_parts == "weighted" else 4) * self.min_pairs
+
+    @property
+    def _weights(self) -> dict[Test, float]:
+        """Weights of the tests in use; quality, the error rate's limit, and the split are always tested."""
+        off = {
+            "early_quality": self.metric != "loss" or self.alpha_parts == "equal",
+            "error_ratio": self.error_margin is None,
+            "latency": self.latency_quantile is None,
+        }
+        equal = self.alpha_parts == "equal"
+        return {test: 1.0 if equal else weight for test, weight in _WEIGHTS.items() if not off.get(test)}

@@ -1,7 +1,8 @@
 """Criteria that a challenger must meet, each checked by tests that stay valid no matter how often you look. Pure.
 
-Every test that may stop a challenger spends ``policy.test_alpha``. Every test that must pass before an advance spends
-``policy.alpha``: all of them must pass, so the chance of a wrong pass is that of the one test whose null holds.
+Every test that may stop a challenger spends its part of alpha (``policy.test_alpha``). Every test that must pass before
+an advance spends ``policy.alpha``: all of them must pass, so the chance of a wrong pass is that of the one test whose
+null holds.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def check_error_rate(evidence: RolloutEvidence, policy: RolloutPolicy) -> Criter
     )
     missing = f"{stats.requests} requests with {stats.errors} errors do not yet show an error rate below {limit:.1%}"
     return CriterionResult(
-        regression=regression if above >= math.log(1.0 / policy.test_alpha) else "",
+        regression=regression if above >= math.log(1.0 / policy.test_alpha("error_rate")) else "",
         missing_evidence=missing if below < math.log(1.0 / policy.alpha) else "",
         figures={"log_e_errors_above": above, "log_e_errors_below": below},
     )
@@ -61,7 +62,7 @@ def compare_error_rates(evidence: RolloutEvidence, policy: RolloutPolicy) -> Cri
     effect = max(champion.design_effect, challenger.design_effect)
     counts = {s: (e.champion.failures / effect, e.challenger.failures / effect) for s, e in evidence.by_share.items()}
     figures = {"log_e_more_errors": log_e_rate_ratio(counts, policy.error_margin)}
-    shown = figures["log_e_more_errors"] >= math.log(1.0 / policy.test_alpha)
+    shown = figures["log_e_more_errors"] >= math.log(1.0 / policy.test_alpha("error_ratio"))
     enough = challenger.requests >= policy.min_requests
     if not (shown and enough and check_error_rate(evidence, policy).missing_evidence):
         return CriterionResult(figures=figures)
@@ -94,7 +95,7 @@ def compare_latency(evidence: RolloutEvidence, policy: RolloutPolicy) -> Criteri
         return CriterionResult()
     at, total = policy.latency_quantile, evidence.total
     champion, challenger = total.champion.latency, total.challenger.latency
-    half = policy.test_alpha / 2.0
+    half = policy.test_alpha("latency") / 2.0
     figures = {
         "champion_latency_ms": champion.quantile(at),
         "challenger_latency_ms": challenger.quantile(at),
@@ -125,7 +126,7 @@ def check_split(evidence: RolloutEvidence, policy: RolloutPolicy, shares: tuple[
         shares: All shares that may have been configured (sample_ratio.possible_shares).
     """
     figures = {"log_e_split": log_e_split(evidence, shares)}
-    if figures["log_e_split"] < math.log(1.0 / policy.test_alpha):
+    if figures["log_e_split"] < math.log(1.0 / policy.test_alpha("split")):
         return CriterionResult(figures=figures)
     counts = ", ".join(f"{b} of {a + b} keys at {share:.0%}" for share, (a, b) in keys_by_share(evidence).items())
     return CriterionResult(missing_evidence=f"the split is broken: the challenger got {counts}", figures=figures)

@@ -7,8 +7,10 @@ import math
 from pydantic import Field
 
 from cluster.values import Additive, Frozen
+from deployments.analysis.clipped_differences import ClippedDifferences
 from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.paired_moments import PairedMoments
+from deployments.analysis.predicted_moments import PredictedMoments
 
 
 class ClusterStats(Additive):
@@ -90,6 +92,10 @@ class ComparisonEvidence(Additive):
     champion: VariantStats = Field(default_factory=VariantStats)
     challenger: VariantStats = Field(default_factory=VariantStats)
     paired: PairedMoments = PairedMoments()
+    predicted: PredictedMoments = PredictedMoments()
+    """Of the same rows as ``paired``."""
+    early: ClippedDifferences = ClippedDifferences()
+    """Of the same rows as ``paired``."""
 
 
 def pairwise_share(share: float, champion: float) -> float:

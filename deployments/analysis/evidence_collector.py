@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 from cluster.names import CHALLENGER, CHAMPION
 from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
+from deployments.analysis.clipped_differences import ClippedDifferences
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
 from deployments.analysis.key_counts import KeyCounter, key_hash
 from deployments.analysis.latency_samples import LatencyCollector
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.paired_predictions import Label, PairedPrediction, PairedPredictions
+from deployments.analysis.predicted_moments import PredictedMoments
 
 MAX_LABELS = 500_000
 """Labels kept for the join; beyond it the oldest are dropped."""
@@ -105,19 +107,19 @@ class _PairwiseCollector:
         by_share = {}
         for share in shares:
             stats = ComparisonEvidence(champion=self._stats[share, CHAMPION], challenger=self._stats[share, CHALLENGER])
-            by_share[share] = self._complete(stats, share, _paired_moments(task, metric, labeled[share]))
+            by_share[share] = self._complete(stats, share, _compare_losses(task, metric, labeled[share]))
         joined = [pair for share in shares for pair in labeled[share]]
         # In the sum over the shares, each key that occurred at several of them counts once.
         total = sum(by_share.values(), ComparisonEvidence())
-        overall = self._complete(total, _ALL_SHARES, _paired_moments(task, metric, joined))
+        overall = self._complete(total, _ALL_SHARES, _compare_losses(task, metric, joined))
         return RolloutEvidence(by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows)
 
-    def _complete(self, total: ComparisonEvidence, scope: float, paired: PairedMoments) -> ComparisonEvidence:
-        return ComparisonEvidence(
-            champion=self._with_clusters(total.champion, scope, CHAMPION),
-            challenger=self._with_clusters(total.challenger, scope, CHALLENGER),
-            paired=paired,
-        )
+    def _complete(self, total: ComparisonEvidence, scope: float, losses: ComparisonEvidence) -> ComparisonEvidence:
+        variants = {
+            "champion": self._with_clusters(total.champion, scope, CHAMPION),
+            "challenger": self._with_clusters(total.challenger, scope, CHALLENGER),
+        }
+        return losses.model_copy(update=variants)
 
     def _with_clusters(self, stats: VariantStats, scope: float, variant: str) -> VariantStats:
         keys, moments = self._keys[scope], self._time_buckets[scope]
@@ -144,13 +146,17 @@ class _PairwiseCollector:
             self.pairs.add(id, PairedPrediction(share, key_hash(key), a, b, at), labels.get(id))
 
 
-def _paired_moments(task: Task, metric: Metric, labeled: list[tuple[PairedPrediction, float]]) -> PairedMoments:
+def _compare_losses(task: Task, metric: Metric, labeled: list[tuple[PairedPrediction, float]]) -> ComparisonEvidence:
     if not labeled:
-        return PairedMoments()
-    truth = np.array([label for _, label in labeled])
-    champion = row_loss(task, np.array([pair.champion for pair, _ in labeled]), truth, metric)
-    challenger = row_loss(task, np.array([pair.challenger for pair, _ in labeled]), truth, metric)
-    return PairedMoments.from_losses(champion, challenger, np.array([pair.key for pair, _ in labeled]))
+        return ComparisonEvidence()
+    truth, keys = np.array([label for _, label in labeled]), np.array([pair.key for pair, _ in labeled])
+    scores = [np.array([pair.champion for pair, _ in labeled]), np.array([pair.challenger for pair, _ in labeled])]
+    champion, challenger = (row_loss(task, of_variant, truth, metric) for of_variant in scores)
+    return ComparisonEvidence(
+        paired=PairedMoments.from_losses(champion, challenger, keys),
+        predicted=PredictedMoments.from_scores(task, scores[0], scores[1], metric),
+        early=ClippedDifferences.from_losses(task, champion, challenger, metric),
+    )
 
 
 def _without_forced(rows: pa.Table) -> pa.Table:

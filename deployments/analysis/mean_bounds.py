@@ -17,7 +17,7 @@ from cluster.confidence_sequences import half_width
 from deployments.analysis.paired_moments import Moments
 
 
-def mean_bounds(excess: Moments, alpha: float, sharpest_n: int) -> tuple[float, float]:
+def mean_bounds(excess: Moments, alpha: float, sharpest_n: int, least_variance: float = 0.0) -> tuple[float, float]:
     """Lower and upper limit of one-sided confidence sequences for the mean of ``excess``.
 
     Without observations they are -inf and inf.
@@ -26,6 +26,7 @@ def mean_bounds(excess: Moments, alpha: float, sharpest_n: int) -> tuple[float, 
         excess: Moments of the observations.
         alpha: Error probability of each limit.
         sharpest_n: Number of observations at which the limits are sharpest.
+        least_variance: A variance that replaces a smaller one of the observations (predicted_moments.py).
     """
-    width = half_width(excess.variance, excess.n, alpha, sharpest_n, 1, excess.design_effect)
+    width = half_width(max(excess.variance, least_variance), excess.n, alpha, sharpest_n, 1, excess.design_effect)
     return excess.mean - width, excess.mean + width

@@ -1,7 +1,11 @@
 """Quality criterion: what do the two variants' predictions cost, on the same labeled rows? Pure.
 
 The metric "loss" is tested by asymptotic confidence sequences, "accuracy" by betting, which is exact at any number of
-rows.
+rows. Up to clipped_differences.MOST_ROWS rows, a bet on clipped losses shows harm that is too clear to wait for more.
+
+A sequence takes the variance that the hypothesis under test predicts where the observed one is smaller. To advance is
+to reject "worse", under which the champion's probabilities hold; to abort is to reject "not worse", under which the
+challenger's do. The challenger's are themselves on trial: they count as ``sharpest_n`` rows beside those observed.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import math
 
 from deployments.analysis.criteria import CriterionResult
-from deployments.analysis.evidence import RolloutEvidence
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence
 from deployments.analysis.mean_bounds import mean_bounds
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.sequential_tests import log_wealth
@@ -24,9 +28,13 @@ def compare_quality(evidence: RolloutEvidence, policy: RolloutPolicy) -> Criteri
 
     A regression is the first without the second.
     """
-    paired = evidence.total.paired
-    worse, within, figures = (_compare_mistakes if policy.metric == "accuracy" else _compare_means)(paired, policy)
-    costs = format_costs(paired, policy)
+    total = evidence.total
+    paired, costs = total.paired, format_costs(total.paired, policy)
+    if policy.metric == "accuracy":
+        worse, within, figures = _compare_mistakes(paired, policy)
+    else:
+        worse, within, figures = _compare_means(total, policy)
+    clearly_worse, early_figures = _bet_on_clipped(total, policy)
     regression = f"the challenger is worse: {costs}, and not shown to be within the margin of {policy.margin:.1%}"
     enough = _has_enough_rows(paired, policy)
     if not enough:
@@ -34,9 +42,9 @@ def compare_quality(evidence: RolloutEvidence, policy: RolloutPolicy) -> Criteri
     else:
         missing = f"{costs} do not yet show that it is within the margin of {policy.margin:.1%}"
     return CriterionResult(
-        regression=regression if enough and worse and not within else "",
+        regression=regression if clearly_worse or (enough and worse and not within) else "",
         missing_evidence="" if enough and within else missing,
-        figures=figures,
+        figures=figures | early_figures,
     )
 
 
@@ -79,12 +87,24 @@ def _has_enough_rows(paired: PairedMoments, policy: RolloutPolicy) -> bool:
     return exact or paired.effective_n >= MIN_EFFECTIVE_ROWS
 
 
-def _compare_means(paired: PairedMoments, policy: RolloutPolicy) -> tuple[bool, bool, dict[str, float]]:
+def _compare_means(total: ComparisonEvidence, policy: RolloutPolicy) -> tuple[bool, bool, dict[str, float]]:
     """Whether the challenger is shown to be worse, whether within the margin, and the bounds that show it."""
-    lower, _ = mean_bounds(paired.excess(0.0), policy.test_alpha, policy.sharpest_n)
-    _, upper = mean_bounds(paired.excess(policy.margin), policy.alpha, policy.sharpest_n)
+    paired, predicted, rows = total.paired, total.predicted, policy.sharpest_n
+    difference, excess = paired.excess(0.0), paired.excess(policy.margin)
+    pooled = (difference.m2 + rows * predicted.by_challenger.excess(0.0).variance) / (difference.n + rows)
+    lower, _ = mean_bounds(difference, policy.test_alpha("quality"), rows, pooled)
+    _, upper = mean_bounds(excess, policy.alpha, rows, predicted.by_champion.excess(policy.margin).variance)
     worse = lower > 0.0 and paired.effective_n >= policy.min_pairs
     return worse, upper <= 0.0, {"difference_lower": lower, "excess_upper": upper}
+
+
+def _bet_on_clipped(total: ComparisonEvidence, policy: RolloutPolicy) -> tuple[bool, dict[str, float]]:
+    """Whether the clipped losses of the first rows show that the challenger is worse; exact, for independent rows."""
+    alpha = policy.test_alpha("early_quality")
+    if not alpha or not total.early.values or total.paired.cluster_moments.pairs:
+        return False, {}
+    log_e = log_wealth((difference, 1.0) for difference in total.early.values)
+    return log_e >= math.log(1.0 / alpha), {"log_e_worse": log_e}
 
 
 def _compare_mistakes(paired: PairedMoments, policy: RolloutPolicy) -> tuple[bool, bool, dict[str, float]]:
@@ -94,7 +114,7 @@ def _compare_mistakes(paired: PairedMoments, policy: RolloutPolicy) -> tuple[boo
     losing = [(1.0, challenger / difference), (-1.0, champion / difference)]
     sparing = [(-1.0, challenger / excess), (1.0 + policy.margin, champion / excess), (policy.margin, both / excess)]
     figures = {"log_e_worse": log_wealth(losing), "log_e_within": log_wealth(sparing)}
-    worse = figures["log_e_worse"] >= math.log(1.0 / policy.test_alpha)
+    worse = figures["log_e_worse"] >= math.log(1.0 / policy.test_alpha("quality"))
     return worse, figures["log_e_within"] >= math.log(1.0 / policy.alpha), figures
 
 

@@ -18,10 +18,11 @@ declares. Absence of evidence of harm never advances a rollout; evidence of abse
 nothing, and need not be shown unless the policy says so: see docs/decisions/0013.
 
 Error probabilities of the verdict, over all looks together. A challenger that is no worse than the champion, and within
-the limits, is aborted or held for a broken split with probability <= alpha: each of the (at most five) tests spends an
-equal part. One beyond margin or limit advances with probability <= alpha: to advance, all tests must reject at alpha.
-The bounds are exact for errors, accuracy, latency and the split where each key comes once; those on loss are asymptotic
-in ``min_labeled``, and all are asymptotic in the number of keys where keys repeat. Each of several challengers is
+the limits, is aborted or held for a broken split with probability <= alpha: each test spends a part of it, quality the
+most (RolloutPolicy.test_alpha). One beyond margin or limit advances with probability <= alpha: to advance, all tests
+must reject at alpha. The bounds are exact for errors, accuracy, latency, the split, and the clipped losses of the first
+rows, where each key comes once; those on loss are asymptotic in ``min_labeled``, and all are asymptotic in the number
+of keys where keys repeat. Each of several challengers is
 judged separately, with an equal part of alpha: the bounds hold for all of them together (multi_challenger.py).
 Evidence is summed over the steps; each step must add its own minimum.
 """

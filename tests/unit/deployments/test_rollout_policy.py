@@ -1,13 +1,14 @@
 """Rollout policies: refusal of contradictions, and the JSON of the journal."""
 
 import json
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
 from cluster.errors import RolloutError
 from deployments.freeze_windows import FreezeWindow
-from deployments.rollout_policy import RolloutPolicy, Webhook
+from deployments.rollout_policy import RolloutPolicy, Test, Webhook
 from tests.factories.errors import raises
 
 
@@ -71,8 +72,25 @@ def test_divide_alpha_gives_each_challenger_an_equal_part() -> None:
 
 
 def test_loss_may_abort_from_fifty_rows_at_the_earliest() -> None:
-    assert [(RolloutPolicy(min_labeled=n).min_pairs, RolloutPolicy(min_labeled=n).sharpest_n) for n in (1, 50, 80)] == [
-        (50, 200),
-        (50, 200),
-        (80, 320),
-    ]
+    policies = [RolloutPolicy(min_labeled=n) for n in (1, 50, 80)]
+    assert [(policy.min_pairs, policy.sharpest_n) for policy in policies] == [(50, 500), (50, 500), (80, 800)]
+    assert RolloutPolicy(alpha_parts="equal").sharpest_n == 200
+
+
+TESTS: tuple[Test, ...] = ("quality", "early_quality", "error_rate", "error_ratio", "latency", "split")
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({}, (0.025, 0.005, 0.005, 0.005, 0.005, 0.005)),
+        ({"error_margin": None, "latency_quantile": None}, (0.03125, 0.00625, 0.00625, 0.0, 0.0, 0.00625)),
+        ({"metric": "accuracy"}, (0.25 / 9, 0.0, 0.05 / 9, 0.05 / 9, 0.05 / 9, 0.05 / 9)),
+        ({"alpha_parts": "equal"}, (0.01, 0.0, 0.01, 0.01, 0.01, 0.01)),
+        ({"alpha_parts": "equal", "error_margin": None}, (0.0125, 0.0, 0.0125, 0.0, 0.0125, 0.0125)),
+    ],
+)
+def test_test_alpha_spends_alpha_on_the_tests_in_use(changes: dict[str, Any], parts: tuple[float, ...]) -> None:
+    policy = RolloutPolicy(alpha=0.05, **changes)
+    assert [policy.test_alpha(test) for test in TESTS] == pytest.approx(parts)
+    assert sum(policy.test_alpha(test) for test in TESTS) == pytest.approx(policy.alpha)

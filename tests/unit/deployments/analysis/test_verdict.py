@@ -74,8 +74,9 @@ def verdicts(harm: float, error_rate: float, policy: RolloutPolicy, rollouts: in
 def test_judge_of_equal_variants_after_every_batch_keeps_alpha(metric: Metric) -> None:
     at_the_limit = POLICY.model_copy(update={"margin": 0.0, "error_margin": 0.0, "metric": metric})
     outcomes = verdicts(harm=0.0, error_rate=POLICY.max_error_rate, policy=at_the_limit)
-    # Three tests can abort here: there are no latencies and no key counts.
-    assert outcomes.count("abort") <= at_most(3.0 * POLICY.test_alpha, ROLLOUTS)
+    # There are no latencies and no key counts.
+    spent = sum(at_the_limit.test_alpha(test) for test in ("quality", "error_rate", "error_ratio"))
+    assert outcomes.count("abort") <= at_most(spent, ROLLOUTS)
     assert outcomes.count("advance") <= at_most(POLICY.alpha, ROLLOUTS)
 
 
@@ -99,7 +100,7 @@ def test_judge_of_equal_variants_advances_within_the_margin(metric: Metric, marg
     outcomes = verdicts(harm=0.0, error_rate=0.0, policy=policy, rollouts=100)
     assert outcomes.count("advance") >= 90
     # Without errors, quality alone can abort.
-    assert outcomes.count("abort") <= at_most(policy.test_alpha, 100)
+    assert outcomes.count("abort") <= at_most(policy.test_alpha("quality"), 100)
 
 
 @pytest.mark.long
@@ -136,9 +137,10 @@ def test_log_e_above_at_the_error_limit_keeps_alpha() -> None:
     failures = chance.random((ROLLOUTS, 3_000)) < POLICY.max_error_rate
     counts = failures.cumsum(axis=1)
     looks = np.arange(10, 3_001, 10)
-    threshold = math.log(1.0 / POLICY.test_alpha)
+    alpha = POLICY.test_alpha("error_rate")
+    threshold = math.log(1.0 / alpha)
     aborted = (log_e_above(counts[:, looks - 1], looks, POLICY.max_error_rate) >= threshold).any(axis=1)
-    assert sum(aborted) <= at_most(POLICY.test_alpha, ROLLOUTS)
+    assert sum(aborted) <= at_most(alpha, ROLLOUTS)
 
 
 def test_judge_with_memory_growth_beyond_the_limit_aborts_without_requests() -> None:
@@ -254,12 +256,6 @@ def test_log_e_below_requires_enough_requests_without_errors(limit: float) -> No
     assert (
         log_e_below(0, int(2.0 / limit), limit) < math.log(1.0 / POLICY.alpha) < log_e_below(0, int(6.0 / limit), limit)
     )
-
-
-def test_test_alpha_divides_alpha_among_the_tests_in_use() -> None:
-    assert POLICY.test_alpha == pytest.approx(POLICY.alpha / 5.0)
-    fewer = POLICY.model_copy(update={"error_margin": None, "latency_quantile": None})
-    assert fewer.test_alpha == pytest.approx(POLICY.alpha / 3.0)
 
 
 def test_judge_of_a_higher_error_rate_aborts_below_the_limit() -> None:

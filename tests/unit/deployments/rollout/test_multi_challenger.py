@@ -249,12 +249,10 @@ def test_pairwise_share_of_a_single_challenger_is_its_share() -> None:
 
 
 def test_judge_with_several_challengers_divides_alpha() -> None:
-    errors = next(
-        n for n in range(1, 60) if log_e_above(n, 500, POLICY.max_error_rate) >= math.log(1.0 / POLICY.test_alpha)
-    )
-    assert log_e_above(errors, 500, POLICY.max_error_rate) < math.log(3.0 / POLICY.test_alpha)
-    compared = POLICY.model_copy(update={"error_margin": None, "latency_quantile": None})
-    policy = compared.model_copy(update={"alpha": 3 * POLICY.test_alpha})
+    policy = POLICY.model_copy(update={"error_margin": None, "latency_quantile": None})
+    alpha = policy.test_alpha("error_rate")
+    errors = next(n for n in range(1, 60) if log_e_above(n, 500, POLICY.max_error_rate) >= math.log(1.0 / alpha))
+    assert log_e_above(errors, 500, POLICY.max_error_rate) < math.log(3.0 / alpha)
     arms = ComparisonEvidence(
         champion=VariantStats(requests=500), challenger=VariantStats(requests=500, errors=errors, failures=errors)
     )
@@ -294,12 +292,14 @@ def test_split_test_with_dropped_challengers_accepts_a_sound_split_and_finds_a_b
     rollout_evidence, possible = log.evidence(BINARY), possible_shares(POLICY.steps, 3)
     assert len(rollout_evidence["4"].by_share) == 3
     assert all(any(math.isclose(share, one) for one in possible) for share in rollout_evidence["4"].by_share)
-    assert log_e_split(rollout_evidence["4"], possible) < math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
+    assert log_e_split(rollout_evidence["4"], possible) < math.log(1.0 / POLICY.divide_alpha(3).test_alpha("split"))
     broken = {
         share: one.model_copy(update={"champion": VariantStats(keys=3_000)})
         for share, one in rollout_evidence["4"].by_share.items()
     }
-    assert log_e_split(RolloutEvidence(by_share=broken), possible) > math.log(1.0 / POLICY.divide_alpha(3).test_alpha)
+    assert log_e_split(RolloutEvidence(by_share=broken), possible) > math.log(
+        1.0 / POLICY.divide_alpha(3).test_alpha("split")
+    )
 
 
 def test_evidence_of_each_challenger_counts_its_own_requests_and_the_champions() -> None:
