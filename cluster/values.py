@@ -218,6 +218,10 @@ class Alarm(Frozen):
     features: dict[str, float]
     """Statistic divided by threshold, by feature."""
     kind: AlarmKind = "drift"
+    level: float | None = None
+    """What its window could spend on alarms of its kind: the probability of a false one. None: an earlier release."""
+    monthly: float | None = None
+    """False alarms of its kind that are expected in 30 days at this level, at most."""
 
 
 class Usage(Frozen):

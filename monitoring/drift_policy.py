@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AliasChoices, Field, model_validator
 
@@ -12,6 +12,10 @@ from monitoring.statistics.drift_reference import MonitoredColumn
 
 DAY_S = 86_400.0
 MONTH_S = 30 * DAY_S
+WEIGHTS: dict[AlarmKind, float] = {
+    "drift": 4.0, "quality": 2.0, "segment": 1.0, "multivariate": 1.0, "labels": 1.0, "estimate": 1.0,
+}  # fmt: skip
+"""How ``false_alarms`` is divided, unless ``weights`` says otherwise."""
 
 Action = Literal["retrain", "rollback", "notify"]
 """retrain: a job retrains the champion's recipe. rollback: a job restores the previous champion."""
@@ -41,7 +45,7 @@ class LogAnalysisPolicy(Frozen):
     sample: int = Field(default=3_000, ge=100)
     """Rows that train classifiers."""
     alpha: float = Field(default=0.01, gt=0, lt=1)
-    """False findings per window, for each kind of finding."""
+    """False findings per window, for each kind of finding; ``DriftPolicy.false_alarms`` replaces it."""
     auc: float = Field(default=0.6, ge=0.5, le=1)
     """Smallest AUC of the domain classifier worth an alarm."""
     margin: float = Field(default=0.2, ge=0)
@@ -71,7 +75,10 @@ class DriftPolicy(Frozen):
     alpha: float = Field(default=0.01, gt=0, lt=1)
     """False alarms per window, over all monitored columns."""
     false_alarms: float | None = Field(default=None, gt=0)
-    """Expected false alarms in 30 days, spent evenly over the windows; replaces ``alpha``."""
+    """Expected false alarms in 30 days, of all kinds together; replaces every ``alpha``. ``weights`` divide it."""
+    weights: dict[AlarmKind, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Shares of ``false_alarms`` in place of those in WEIGHTS. A kind of weight 0, other than drift, is off, and so is
+    a kind that the policy does not look for; their shares go to the others."""
     test: Literal["distance", "all"] = "distance"
     """What is tested: the distance that ``effect`` is measured in, or all statistics of a column together."""
     effect: float = Field(default=0.1, ge=0, le=1)
@@ -107,10 +114,41 @@ class DriftPolicy(Frozen):
             raise ProjectError("project.impossible_persistence", needed=self.needed, of=self.of)
         return self
 
+    @model_validator(mode="after")
+    def _drift_has_a_weight(self) -> Self:
+        if not self._weight("drift"):
+            raise ProjectError("project.drift_without_weight")
+        return self
+
     @property
-    def level(self) -> float:
-        """False alarms per window, from ``false_alarms`` or ``alpha``."""
-        return self.alpha if self.false_alarms is None else alpha_per_window(self.false_alarms, self.window_s)
+    def kinds(self) -> tuple[AlarmKind, ...]:
+        """Kinds of alarm that this policy can raise."""
+        analysis = self.log_analysis
+        declared = {"drift"} if analysis is None else set(WEIGHTS) - (set() if analysis.segments else {"segment"})
+        return tuple(kind for kind in WEIGHTS if kind in declared and self._weight(kind))
+
+    def level(self, kind: AlarmKind = "drift") -> float:
+        """Probability of a false alarm of a kind that one window may add; 0 for a kind that is off.
+
+        A closed window is looked at once for each kind: by the detector, or by the one log analysis that it makes due.
+        Quality is looked at in several analyses, by bounds that hold at all of them together. Expectations add up,
+        however looks depend on each other, and an episode of several findings is one alarm. So the levels of a month's
+        windows sum to at most ``false_alarms``.
+        """
+        if kind not in self.kinds:
+            return 0.0
+        if self.false_alarms is not None:
+            share = self._weight(kind) / sum(map(self._weight, self.kinds))
+            return alpha_per_window(self.false_alarms * share, self.window_s)
+        analysis = None if kind == "drift" else self.log_analysis
+        return self.alpha if analysis is None else analysis.alpha
+
+    def monthly(self, kind: AlarmKind) -> float:
+        """False alarms of a kind that are expected in 30 days, at most."""
+        return self.level(kind) * MONTH_S / self.window_s
+
+    def _weight(self, kind: AlarmKind) -> float:
+        return self.weights.get(kind, WEIGHTS[kind])
 
     def action_on(self, kind: AlarmKind) -> Action:
         """The action for an alarm: ``action`` for drift, else what the log analysis policy says."""

@@ -113,9 +113,11 @@ def _compact(result: AnalysisResult) -> AnalysisResult:
 
 
 def _with_estimates(quality: Sequence[WindowQuality], before: Sequence[WindowQuality]) -> tuple[WindowQuality, ...]:
-    """PAPE is estimated once, while a window is the newest: it is kept along with later estimates."""
-    known = {(q.version, q.window, q.segment): q.estimated for q in before}
-    return tuple(
-        q.model_copy(update={"estimated": {**known.get((q.version, q.window, q.segment), {}), **q.estimated}})
-        for q in quality
-    )
+    """PAPE and intervals are computed once, while a window is the newest: they are kept along with later estimates."""
+    known = {(q.version, q.window, q.segment): q for q in before}
+    return tuple(_with_estimate(q, known.get((q.version, q.window, q.segment), q)) for q in quality)
+
+
+def _with_estimate(quality: WindowQuality, before: WindowQuality) -> WindowQuality:
+    estimated = {**before.estimated, **quality.estimated}
+    return quality.model_copy(update={"estimated": estimated, "estimate": quality.estimate or before.estimate})

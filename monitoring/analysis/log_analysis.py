@@ -23,11 +23,13 @@ from cluster.values import AlarmKind, Frozen, Task, stored_name
 from features.definitions import Column
 from monitoring.analysis.multivariate_drift import MultivariateDrift, measure_multivariate_drift
 from monitoring.analysis.segment_drift import ReferenceRows, evaluate_labels, evaluate_segments, segment_values
+from monitoring.analysis.window_estimate import NewestEstimate, estimate_newest
 from monitoring.detection.detector import WindowResult, format_day, format_span
 from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
 from monitoring.performance import estimator as performance
+from monitoring.performance.estimate_intervals import WindowEstimate
 from monitoring.performance.estimator import Metrics, PerformanceEstimator
-from monitoring.performance.loss_bounds import LabeledLoss, LossBounds, bound_loss, is_worse
+from monitoring.performance.loss_bounds import LabeledLoss, LossBounds, bound_loss, is_worse, ordinary_loss
 from monitoring.samples.logged_rows import LoggedRows
 
 MAX_NAMED_COLUMNS = 3
@@ -77,11 +79,15 @@ class WindowQuality(Frozen):
     """Bounds of the loss; None with too few labels."""
     reference: float | None = None
     """Mean loss of held-out rows."""
+    allowed: float | None = None
+    """What the loss must exceed: that of ordinary windows, and the reference plus the margin."""
     worse: bool = False
-    """The loss exceeds the reference and the margin with confidence."""
+    """The loss exceeds the allowed one with confidence."""
     observed: Metrics = Field(default_factory=dict)
     estimated: dict[str, Metrics] = Field(default_factory=dict)
     """Estimated metrics by method."""
+    estimate: WindowEstimate | None = None
+    """Intervals of the estimate, or why there are none; since the window was the newest."""
 
 
 class Finding(Frozen):
@@ -139,12 +145,21 @@ def analyze(
     except DataError as error:
         faults.append(f"performance is not estimated: {error}")
     try:
-        multivariate = measure_multivariate_drift(
-            past.train, run, columns, request.policy, request.settings, request.ordinary
-        )
+        if "multivariate" in request.policy.kinds:
+            multivariate = measure_multivariate_drift(
+                past.train, run, columns, request.policy, request.settings, request.ordinary
+            )
     except DataError as error:
         faults.append(f"multivariate drift is not measured: {error}")
-    quality = tuple(_measure_quality(request, task, past, live, estimator))
+    windows = [(start, live.between(start, start + request.policy.window_s)) for start in request.windows]
+    newest = NewestEstimate()
+    try:
+        if estimator is not None:
+            live_windows = [rows for _, rows in windows]
+            newest = estimate_newest(estimator, past.held_out, live_windows, request.policy, request.settings)
+    except DataError as error:
+        faults.append(f"performance is not estimated: {error}")
+    quality = tuple(_measure_quality(request, task, past, windows, estimator, newest))
     result = AnalysisResult(
         version=request.version,
         window=request.window,
@@ -152,31 +167,40 @@ def analyze(
         rows=len(run),
         multivariate=multivariate,
         segments=evaluate_segments(past, run, task, columns, request.policy, request.settings),
-        labels=evaluate_labels(past, run, task, request.policy, request.settings),
+        labels=evaluate_labels(past, run, task, request.policy),
         quality=quality,
-        label_candidates=_label_candidates(request, live.between(request.window, request.until), estimator),
+        label_candidates=_label_candidates(request, windows[-1][1], estimator),
         faults=tuple(faults),
     )
-    estimate_findings = _estimate_findings(request, past, estimator, quality) if estimator else ()
-    findings = (*_findings(result), *estimate_findings)
+    findings = (*_findings(result), *_estimate_findings(request, newest, len(windows[-1][1])))
     return result.model_copy(update={"findings": findings})
 
 
 def _measure_quality(
-    request: AnalysisRequest, task: Task, past: ReferenceRows, live: LoggedRows, estimator: PerformanceEstimator | None
+    request: AnalysisRequest,
+    task: Task,
+    past: ReferenceRows,
+    windows: Sequence[tuple[float, LoggedRows]],
+    estimator: PerformanceEstimator | None,
+    newest: NewestEstimate,
 ) -> Iterator[WindowQuality]:
     segments = [(f"{column} = {value}", column, value) for column, value in segment_values(past, request.settings)]
     parts = [(ALL_TRAFFIC, "", ""), *segments]
-    alpha = request.settings.alpha / len(parts)
-    windows = [(start, live.between(start, start + request.policy.window_s)) for start in request.windows]
+    level = request.policy.level("quality") / len(parts)
+    # While quality raises no alarms, its bounds are shown all the same.
+    alpha = level or request.settings.alpha / len(parts)
     for name, column, value in parts:
-        reference = _reference_loss(task, past.held_out.with_value(column, value) if name else past.held_out)
+        held_out = past.held_out.with_value(column, value) if name else past.held_out
+        reference = _reference_loss(task, held_out)
+        allowed = None if reference is None else _allowed_loss(request, task, held_out, reference, alpha)
         for start, window_rows in windows:
             rows = window_rows.with_value(column, value) if name else window_rows
             if not len(rows):
                 continue
             labeled = LabeledLoss.from_losses(performance.row_losses(task, rows), len(rows))
             bounds = bound_loss(labeled, alpha)
+            estimates = {} if name or estimator is None else estimator.estimate(rows)
+            is_newest = not name and start == request.window
             yield WindowQuality(
                 version=request.version,
                 window=start,
@@ -184,9 +208,12 @@ def _measure_quality(
                 labeled=labeled,
                 limits=bounds if math.isfinite(bounds.low) else None,
                 reference=reference,
-                worse=reference is not None and is_worse(labeled, reference, alpha, request.settings.margin),
+                allowed=allowed,
+                # Half of the level each: that the loss's bound fails, and that an ordinary window has more than this.
+                worse=bool(level) and allowed is not None and is_worse(labeled, allowed, alpha / 2),
                 observed=performance.observed_metrics(task, rows),
-                estimated={} if name or estimator is None else _estimates(request, start, rows, estimator),
+                estimated=estimates | newest.metrics if is_newest else estimates,
+                estimate=newest.estimate if is_newest else None,
             )
 
 
@@ -195,45 +222,25 @@ def _reference_loss(task: Task, rows: LoggedRows) -> float | None:
     return float(performance.row_losses(task, labeled).mean()) if len(labeled) >= performance.MIN_LABELED_ROWS else None
 
 
-def _estimates(
-    request: AnalysisRequest, start: float, rows: LoggedRows, estimator: PerformanceEstimator
-) -> dict[str, Metrics]:
-    """Estimates by method. The one that is refitted costs seconds: only for the newest window, with enough rows."""
-    estimates = estimator.estimate(rows)
-    if start != request.window or len(rows) < request.policy.min_rows:
-        return estimates
-    return estimates | estimator.estimate_adapted(rows, request.settings.sample)
+def _allowed_loss(request: AnalysisRequest, task: Task, rows: LoggedRows, reference: float, alpha: float) -> float:
+    losses, starts = performance.row_losses(task, rows), np.floor(rows.times / request.policy.window_s)
+    windows = [LabeledLoss.from_losses(losses[starts == start]) for start in np.unique(starts)]
+    return max(ordinary_loss(windows, alpha / 2), reference * (1.0 + request.settings.margin))
 
 
-def _estimate_findings(
-    request: AnalysisRequest, past: ReferenceRows, estimator: PerformanceEstimator, quality: Sequence[WindowQuality]
-) -> Iterator[Finding]:
-    """The newest window's estimated loss, against that of every held-out window and the margin over their mean."""
-    newest = next((q for q in quality if not q.segment and q.window == request.window), None)
-    if newest is None or not newest.estimated or newest.labeled.rows < request.policy.min_rows:
+def _estimate_findings(request: AnalysisRequest, newest: NewestEstimate, rows: int) -> Iterator[Finding]:
+    worse = newest.worse
+    if worse is None:
         return
-    task, windows = estimator.task, past.held_out_windows(request.policy)
-    before = [_metric_loss(task, next(iter(estimator.estimate(rows).values()))) for rows in windows]
-    if len(before) < 2:
-        return
-    method, metrics = list(newest.estimated.items())[-1]
-    now, usual = _metric_loss(task, metrics), float(np.mean(before))
-    if now > max(max(before), usual * (1.0 + request.settings.margin)):
-        name = "error rate" if task.kind == "multiclass" else performance.loss_name(task)
-        comparison = f"the mean of {len(before)} held-out windows is {usual:.3g}, their maximum {max(before):.3g}"
-        yield Finding(
-            kind="estimate",
-            window=request.window,
-            reason=(
-                f"{format_day(request.window)}, {newest.labeled.rows:,} rows: "
-                f"{method} estimates a {name} of {now:.3g}; {comparison}"
-            ),
-            features={name: now / usual if usual else 0.0},
-        )
-
-
-def _metric_loss(task: Task, metrics: Metrics) -> float:
-    return 1.0 - metrics["accuracy"] if task.kind == "multiclass" else metrics[performance.loss_name(task)]
+    yield Finding(
+        kind="estimate",
+        window=request.window,
+        reason=(
+            f"{format_day(request.window)}, {rows:,} rows: the {worse.metric}, estimated without labels, is "
+            f"{worse.value:.3g}; {worse.limit:.3g} is allowed, {worse.windows} held-out windows have {worse.usual:.3g}"
+        ),
+        features={worse.metric: worse.value / worse.limit},
+    )
 
 
 def _label_candidates(

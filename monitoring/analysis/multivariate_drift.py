@@ -50,8 +50,8 @@ def measure_multivariate_drift(
         train: Training rows.
         run: Live rows.
         columns: Features to compare.
-        policy: Windows of the training rows' own runs.
-        settings: Sample size, level and smallest AUC.
+        policy: Level, and windows of the training rows' own runs.
+        settings: Sample size and smallest AUC.
         ordinary: AUCs of the training rows' own runs, where they are known.
 
     Raises:
@@ -65,7 +65,7 @@ def measure_multivariate_drift(
     return MultivariateDrift(
         separation=separation,
         p_value=p_value,
-        drifted=p_value <= settings.alpha and separation.auc >= settings.auc,
+        drifted=p_value <= policy.level("multivariate") and separation.auc >= settings.auc,
         ordinary=ordinary,
     )
 

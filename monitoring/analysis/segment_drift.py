@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,14 +34,6 @@ class ReferenceRows:
     train: LoggedRows
     held_out: LoggedRows
 
-    def held_out_windows(self, policy: DriftPolicy) -> Iterator[LoggedRows]:
-        """The held-out rows by window, for windows with ``min_rows`` rows."""
-        starts = np.floor(self.held_out.times / policy.window_s) * policy.window_s
-        for start in np.unique(starts):
-            rows = self.held_out.select(starts == start)
-            if len(rows) >= policy.min_rows:
-                yield rows
-
 
 def segment_values(past: ReferenceRows, settings: LogAnalysisPolicy) -> list[tuple[str, str]]:
     """Column and value of each segment: the most frequent training values of each declared column."""
@@ -70,21 +62,21 @@ def evaluate_segments(
         run: Live rows.
         task: Task of the model.
         columns: Features.
-        policy: Windows, effect and monitored columns.
-        settings: Segments and level.
+        policy: Windows, effect, monitored columns and level.
+        settings: Segments.
 
     Returns:
         Results by segment ("carrier = AA").
     """
     profiled = (*columns, output_column(task))
     watched = tuple(w for w in policy.watch if w.column in {c.name for c in profiled})
-    segments = segment_values(past, settings)
+    segments = segment_values(past, settings) if "segment" in policy.kinds else []
     train, run = _with_output(past.train, task), _with_output(run, task)
     results = {}
     for column, value in segments:
         reference, live = train.with_value(column, value), run.with_value(column, value)
         if len(live) >= policy.min_rows and len(reference) >= policy.min_rows:
-            level = settings.alpha / len(segments)
+            level = policy.level("segment") / len(segments)
             strict = policy.model_copy(update={"alpha": level, "false_alarms": None, "watch": watched})
             # The segment's own column has one value there.
             others = tuple(c for c in profiled if c.name != column)
@@ -92,23 +84,20 @@ def evaluate_segments(
     return results
 
 
-def evaluate_labels(
-    past: ReferenceRows, run: LoggedRows, task: Task, policy: DriftPolicy, settings: LogAnalysisPolicy
-) -> WindowResult | None:
-    """Compare the run's labels with those of training rows; None while too few have arrived.
+def evaluate_labels(past: ReferenceRows, run: LoggedRows, task: Task, policy: DriftPolicy) -> WindowResult | None:
+    """Compare the run's labels with those of training rows; None while too few have arrived, or when that is off.
 
     Args:
         past: Rows of the training frame.
         run: Rows of the windows that are analyzed.
         task: Task of the model.
         policy: Drift policy of the model.
-        settings: Settings of the analysis, which set the level.
     """
     reference, live = past.train.labeled_rows, run.labeled_rows
-    if len(live) < policy.min_rows or len(reference) < policy.min_rows:
+    if "labels" not in policy.kinds or len(live) < policy.min_rows or len(reference) < policy.min_rows:
         return None
     column = Column(name=LABEL, kind="number" if task.kind == "regression" else "category")
-    strict = policy.model_copy(update={"alpha": settings.alpha, "false_alarms": None, "watch": ()})
+    strict = policy.model_copy(update={"alpha": policy.level("labels"), "false_alarms": None, "watch": ()})
     return _evaluate(_with_labels(reference, task), _with_labels(live, task), (column,), strict)
 
 

@@ -110,6 +110,8 @@ class DriftDetector:
             window=result.window,
             reason=describe_drift(result, sum(recent), len(recent)),
             features=dict(sorted(ratios.items(), key=lambda item: -item[1])),
+            level=self.policy.level(),
+            monthly=self.policy.monthly("drift"),
         )
 
 
@@ -138,8 +140,8 @@ def evaluate_run(
     distances = drift_reference.distances(run)
     tests = _test_columns(drift_reference, policy, distances, run)
     monitored = drift_reference.monitored_columns
-    count = max(1, count_discoveries({name: tests[name].p_value for name in monitored}, policy.level))
-    level = policy.level * count / len(monitored)
+    count = max(1, count_discoveries({name: tests[name].p_value for name in monitored}, policy.level()))
+    level = policy.level() * count / len(monitored)
     columns = {
         name: _column_result(drift_reference, policy, name, distances[name], tests[name], level, run)
         for name in distances

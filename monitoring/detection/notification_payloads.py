@@ -56,6 +56,8 @@ def alertmanager_body(notification: Notification) -> bytes:
         "action": f"{notification.action}: {notification.outcome}" if notification.outcome else notification.action,
         "features": ", ".join(f"{name} {ratio:.2f}" for name, ratio in list(alarm.features.items())[:10]),
     }
+    if alarm.level is not None and alarm.monthly is not None:
+        annotations["false_alarms"] = f"level {alarm.level:.2g}, at most {alarm.monthly:.2g} of this kind in 30 days"
     ends = notification.at if notification.moment == "quiet" else notification.at + ALERT_TTL_S
     alert: dict[str, Any] = {"labels": labels, "annotations": annotations, "endsAt": _format_time(ends)}
     if notification.moment == "alarm":

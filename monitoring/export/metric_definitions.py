@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import ColumnResult, WindowResult
+from monitoring.drift_policy import WEIGHTS, DriftPolicy
 from monitoring.export.cost import ResourcePrices, UsageTotals, total_cost
 
 _WINDOW = ("model", "version")
@@ -51,7 +53,10 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "rayloop_segment_ratio": ("Largest distance over its threshold among a segment's monitored columns", _SEGMENT),
     "rayloop_label_drift_ratio": ("Distance of the labels over its threshold", _WINDOW),
     "rayloop_estimated": ("Metric of the newest window, estimated without labels", (*_WINDOW, "method", "metric")),
+    "rayloop_estimated_low": ("Lower limit of that estimate, by all methods", (*_WINDOW, "metric")),
+    "rayloop_estimated_high": ("Its upper limit", (*_WINDOW, "metric")),
     "rayloop_observed": ("Metric of the newest window with labels", (*_WINDOW, "metric")),
+    "rayloop_false_alarms_expected": ("False alarms of a kind expected in 30 days, at most", (*_WINDOW, "kind")),
     **USAGE_GAUGES,
 }
 COUNTERS = {
@@ -76,6 +81,12 @@ def version_metrics(model: str, version: str) -> Iterator[MetricValue]:
     """Metrics behind alerts, for a version without results: alerts about the version before it end."""
     yield MetricValue("rayloop_drift_drifting", (model, version), 0.0)
     yield MetricValue("rayloop_loss_worse", (model, version, ""), 0.0)
+
+
+def policy_metrics(model: str, version: str, policy: DriftPolicy) -> Iterator[MetricValue]:
+    """Metrics of a policy: how its false alarms are divided."""
+    for kind in WEIGHTS:
+        yield MetricValue("rayloop_false_alarms_expected", (model, version, kind), policy.monthly(kind))
 
 
 def window_metrics(model: str, result: WindowResult, drifting: bool) -> Iterator[MetricValue]:
@@ -105,10 +116,24 @@ def analysis_metrics(model: str, result: AnalysisResult) -> Iterator[MetricValue
                 yield MetricValue(metric, (*at, name), value)
     for metric, value in newest[""].observed.items() if "" in newest else ():
         yield MetricValue("rayloop_observed", (*at, metric), value)
-    estimated = next((q.estimated for q in reversed(result.quality) if not q.segment and q.estimated), {})
-    for method, metrics in estimated.items():
+    yield from _estimate_metrics(at, result.quality)
+
+
+def _estimate_metrics(at: tuple[str, str], quality: Sequence[WindowQuality]) -> Iterator[MetricValue]:
+    """The newest window's estimates and their intervals. A refused one has no limits: they are NaN, not older ones."""
+    newest = next((q for q in reversed(quality) if not q.segment and q.estimated), None)
+    if newest is None:
+        return
+    for method, metrics in newest.estimated.items():
         for metric, value in metrics.items():
             yield MetricValue("rayloop_estimated", (*at, method, metric), value)
+    intervals = newest.estimate.intervals if newest.estimate is not None else {}
+    for metric in ("accuracy", "brier", "mae"):
+        if any(metric in metrics for metrics in newest.estimated.values()):
+            interval = intervals.get(metric)
+            low, high = (interval.low, interval.high) if interval is not None else (math.nan, math.nan)
+            yield MetricValue("rayloop_estimated_low", (*at, metric), low)
+            yield MetricValue("rayloop_estimated_high", (*at, metric), high)
 
 
 def usage_metrics(

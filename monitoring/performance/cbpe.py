@@ -20,6 +20,8 @@ from cluster.errors import DataError
 from cluster.row_losses import DECISION_THRESHOLD, PROBABILITY_FLOOR
 from monitoring.samples.domain_classifier import DomainClassifier
 
+_BISECTIONS = 20
+
 
 class Calibrator:
     """Scores to probabilities, by isotonic regression on labeled rows."""
@@ -88,6 +90,34 @@ def fit_adapted_calibrator(
         DataError: The rows are too few, a value is not finite, or a label is not 0 or 1.
     """
     return Calibrator(scores, labels, DomainClassifier(reference, live).density_ratio())
+
+
+def estimate_prior(chances: np.ndarray, prior: float) -> float:
+    """The share of positives in a window under prior shift: the same scores given the label, as in the reference.
+
+    The maximum of the likelihood, at which Saerens, Latinne and Decaestecker's iteration ends ("Adjusting the outputs
+    of a classifier to new a priori probabilities", Neural Computation 14(1), 2002); it is concave.
+
+    Args:
+        chances: Calibrated probabilities, [rows].
+        prior: Share of positives in the reference, in (0, 1).
+    """
+    chances = np.clip(chances, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
+    up, down = chances / prior, (1.0 - chances) / (1.0 - prior)
+    if np.ptp(chances) < PROBABILITY_FLOOR:
+        return prior  # Equal scores tell nothing.
+    low, high = 0.0, 1.0
+    for _ in range(_BISECTIONS):
+        share = (low + high) / 2
+        slope = float(((up - down) / (share * up + (1.0 - share) * down)).sum())
+        low, high = (share, high) if slope > 0 else (low, share)
+    return share
+
+
+def at_prior(chances: np.ndarray, prior: float, share: float) -> np.ndarray:
+    """Calibrated probabilities of a reference with ``prior`` positives, where ``share`` are; [rows]."""
+    up, down = chances * share / prior, (1.0 - chances) * (1.0 - share) / (1.0 - prior)
+    return np.asarray(up / np.maximum(up + down, 1e-300))
 
 
 def _area(scores: np.ndarray, positive: np.ndarray) -> float | None:

@@ -42,13 +42,17 @@ class LossModel:
         """
         if not len(predictions):
             raise DataError("data.empty_window")
-        squared = _predict(self._squared_model, features, predictions)
+        squared = self.expected_squares(features, predictions)
         absolute = self.expected_errors(features, predictions)
         return {"mae": float(absolute.mean()), "rmse": float(np.sqrt(squared.mean()))}
 
     def expected_errors(self, features: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """Expected absolute error of each row, [rows]."""
         return _predict(self._absolute_model, features, predictions)
+
+    def expected_squares(self, features: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """Expected squared error of each row, [rows]."""
+        return _predict(self._squared_model, features, predictions)
 
 
 def observed_loss(predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:

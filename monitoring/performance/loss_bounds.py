@@ -6,15 +6,19 @@ sooner or later. Both kinds here are confidence sequences, valid for all numbers
 rates (0 or 1)  exact: the beta-binomial mixture, {p : B(s + a, n - s + b) / B(a, b) < p^s (1 - p)^(n - s) / alpha}
                 (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; by Ville)
 losses          asymptotic, two-sided (cluster/confidence_sequences.py), from MIN_LABELS on
+
+What they are compared with is uncertain as well: the mean of held-out rows, and how much windows differ. Both are in
+``ordinary_loss``, a prediction limit for one more window.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betaln
+from scipy.special import betaln, stdtrit
 
 from cluster.confidence_sequences import half_width
 from cluster.values import Frozen
@@ -23,6 +27,9 @@ OPTIMAL_LABELS = 1_000
 """The number of labels at which bounds of a loss are tightest."""
 MIN_LABELS = 30
 """With fewer losses the variance is unknown: that of one is 0, and its bounds would be the loss itself."""
+
+MIN_WINDOWS = 5
+"""With fewer held-out windows their variation is unknown, and only that of rows counts."""
 
 
 class LabeledLoss(Frozen):
@@ -87,6 +94,32 @@ def is_worse(loss: LabeledLoss, reference: float, alpha: float, margin: float = 
     """
     # Bounds are two-sided, and only one of them is used.
     return bound_loss(loss, 2.0 * alpha).low > reference * (1.0 + margin)
+
+
+def ordinary_loss(windows: Sequence[LabeledLoss], alpha: float) -> float:
+    """The mean loss that a window like the held-out ones exceeds with probability alpha, at most.
+
+    Student's prediction limit for one more of the windows' means, as normal values. They contain the noise of their
+    rows: subtracting its estimate would be sharper, and misses at 5 times alpha where it is as large as the variation.
+
+    Args:
+        windows: Losses of held-out windows; the means of those with fewer than MIN_LABELS labels do not count.
+        alpha: Probability.
+
+    Returns:
+        The limit; infinite where nothing is known.
+    """
+    rows = sum(window.n for window in windows)
+    if rows < 2:
+        return math.inf
+    mean = sum(window.n * window.mean for window in windows) / rows
+    means = np.array([window.mean for window in windows if window.n >= MIN_LABELS])
+    if len(means) >= MIN_WINDOWS:
+        variance, freedom = float(means.var(ddof=1)) * (1 + 1 / len(means)), len(means) - 1
+    else:
+        freedom = max(1, rows - sum(window.n > 0 for window in windows))
+        variance = sum(window.m2 for window in windows) / freedom / rows
+    return mean + float(stdtrit(freedom, 1.0 - alpha)) * math.sqrt(variance)
 
 
 def _bound_rate(n: int, hits: int, alpha: float) -> LossBounds:

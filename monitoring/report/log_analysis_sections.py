@@ -12,6 +12,8 @@ from monitoring.report.schema import MonitoringReport
 
 MIN_LABEL_SHARE = 0.5
 """Share of labels from which an estimate is compared with the observed metric."""
+MAX_ESTIMATES = 7
+"""Windows whose estimates the report lists, the newest."""
 MAX_SEGMENTS = 12
 """Segments that the report lists, those with the largest losses."""
 
@@ -24,7 +26,7 @@ def performance_section(report: MonitoringReport) -> str:
     body = plot(plots.plot_performance(qualities))
     if (metric := shared_metric(qualities)) is not None:
         body += plot(plots.plot_estimates(qualities, metric))
-    body += _segments(report.performance)
+    body += _estimates(qualities) + _segments(report.performance)
     return section("Performance by window", _performance_caption(qualities, metric), body)
 
 
@@ -80,6 +82,20 @@ def _performance_caption(qualities: Sequence[WindowQuality], metric: str | None)
     for method, (error, windows) in estimate_errors(qualities, metric).items() if metric else ():
         caption += f" On average over {windows} windows, {method} misses {metric} by {error:.3g}."
     return caption
+
+
+def _estimates(qualities: Sequence[WindowQuality]) -> str:
+    """The newest windows' intervals without labels, beside what labels have shown since, and why there is none."""
+    newest = [q for q in qualities if q.estimate is not None][-MAX_ESTIMATES:]
+    rows = []
+    for q in newest:
+        assert q.estimate is not None
+        for name, i in q.estimate.intervals.items():
+            seen = f"{q.observed[name]:.3g}" if name in q.observed else ""
+            rows.append((format_day(q.window), name, f"{i.value:.3g}", f"{i.low:.3g} to {i.high:.3g}", seen))
+        if q.estimate.code:
+            rows.append((format_day(q.window), tag("tag alarm", q.estimate.code), "", q.estimate.reason, ""))
+    return table(("window", "metric", "without labels", "95 % interval", "labels so far"), rows)
 
 
 def _segments(qualities: Sequence[WindowQuality]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from heapq import merge
 
 from cluster.times import format_utc
-from cluster.values import Decision
+from cluster.values import Alarm, Decision
 from cluster.web.page import bar, empty_note, fact_boxes, figure, join, plot, render_page, section, table, tag
 from monitoring.detection.detector import WindowResult, format_day
 from monitoring.report import plots
@@ -88,11 +88,17 @@ def _drift(report: MonitoringReport) -> str:
     alarms = [action.alarm for action in report.actions if action.alarm.kind == "drift"]
     costs = [quality_cost(a.alarm.window, a.alarm.version, report.performance) for a in report.actions]
     rows = [
-        (format_utc(a.at, _SECONDS), tag("tag alarm", a.alarm.kind), a.alarm.reason, cost, a.outcome)
+        (format_utc(a.at, _SECONDS), tag("tag alarm", a.alarm.kind), a.alarm.reason, _spent(a.alarm), cost, a.outcome)
         for a, cost in zip(report.actions, costs, strict=True)
     ]
-    listed = table(("at", "alarm", "reason", "effect on quality", "action"), rows)
+    headings = ("at", "alarm", "reason", "level; false ones in 30 days", "effect on quality", "action")
+    listed = table(headings, rows)
     return section("Drift", caption, plot(plots.plot_drift(evaluated, alarms)) + listed)
+
+
+def _spent(alarm: Alarm) -> str:
+    """What an alarm's window could spend on its kind, and how many false ones of it a month has at most."""
+    return "" if alarm.level is None or alarm.monthly is None else f"{alarm.level:.2g}; {alarm.monthly:.2g}"
 
 
 def _since(results: Sequence[WindowResult]) -> str:

@@ -156,6 +156,7 @@ class DriftMonitor:
         self._tracker.follow(version, reference, policy)
         if before != version:
             self._show(metrics.version_metrics(self.model, version))
+        self._show(metrics.policy_metrics(self.model, version, policy))
         self._scheduler.reset()
         self._store.save_reference(version, reference)
         self._close(self._tracker.windows.closable(version, self.policy))
@@ -180,7 +181,9 @@ class DriftMonitor:
             "windows": len(tracker.results),
             "last_window": tracker.results[-1].model_dump() if tracker.results else None,
             "alarms": [entry.model_dump() for entry in self._responder.journal],
+            "false_alarms": {kind: tracker.policy.monthly(kind) for kind in tracker.policy.kinds},
             "last_look": analyses[-1].model_dump(mode="json", by_alias=True) if analyses else None,
+            "estimate": self._newest_estimate(),
             "looking": self._running is not None or self._scheduler.state.due is not None,
             "tags": dict(self._tags),
             "replicas": self._replicas(),
@@ -247,9 +250,18 @@ class DriftMonitor:
             self._count("looks", *outcome.faults[:1])
             self._show(metrics.analysis_metrics(self.model, outcome))
             for finding in findings:
-                fields = finding.model_dump(exclude={"name"})
-                self._responder.respond(self.policy, Alarm(model=self.model, version=outcome.version, **fields))
+                kind, fields = finding.kind, finding.model_dump(exclude={"name"})
+                fields |= {"level": request.policy.level(kind), "monthly": request.policy.monthly(kind)}
+                alarm = Alarm(model=self.model, version=outcome.version, **fields)
+                self._responder.respond(self.policy, alarm)
         self._save()
+
+    def _newest_estimate(self) -> dict[str, Any] | None:
+        """The followed version's newest estimate without labels, as plain JSON values."""
+        for quality in reversed(self._scheduler.state.quality):
+            if quality.version == self.version and quality.estimate is not None:
+                return {"window": quality.window, **quality.estimate.model_dump(mode="json")}
+        return None
 
     def _replicas(self) -> int:
         """How many replicas have reported recently."""
@@ -268,6 +280,7 @@ class DriftMonitor:
         if not version:
             return
         self._show(metrics.version_metrics(self.model, version))
+        self._show(metrics.policy_metrics(self.model, version, self.policy))
         results = [result for result in self._tracker.results if result.version == version]
         if results:
             self._show(metrics.window_metrics(self.model, results[-1], self._tracker.drifting))

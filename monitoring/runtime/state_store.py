@@ -37,8 +37,12 @@ _log = logging.getLogger(__name__)
 
 
 class MonitorState(Stored, stored_as="monitor state"):
-    """Everything a monitor needs to continue. Serialization aliases are the names on disk, which do not change."""
+    """Everything a monitor needs to continue. Serialization aliases are the names on disk, which do not change.
 
+    Version 3 adds the weights of the policy, what an alarm spent, and intervals of estimates.
+    """
+
+    schema_version: int = Field(default=3, ge=1)
     model: str
     version: str = ""
     policy: DriftPolicy | None = None

@@ -81,14 +81,21 @@ class DomainClassifier:
 
     def density_ratio(self) -> np.ndarray:
         """p_live(x) / p_reference(x) at each reference row, [rows], mean 1; each from folds without that row."""
+        return self.densities()[0]
+
+    def densities(self) -> tuple[np.ndarray, float]:
+        """The density ratio at each reference row, and the share of live rows outside the reference's support.
+
+        A row is outside where live rows are more than MAX_RATIO times as dense.
+        """
         live = int(self._labels.sum())
         n = len(self._labels) - live
         probabilities = np.empty(len(self._labels))
         for model, held_out in self._folds():
             probabilities[held_out] = model.predict_proba(self._inputs[held_out])[:, 1]
-        odds = probabilities[:n] / np.maximum(1.0 - probabilities[:n], 1e-12)
-        ratio = np.minimum(odds * n / live, MAX_RATIO)
-        return np.asarray(ratio / ratio.mean())
+        ratio = probabilities / np.maximum(1.0 - probabilities, 1e-12) * n / live
+        weights = np.minimum(ratio[:n], MAX_RATIO)
+        return np.asarray(weights / weights.mean()), float(np.mean(ratio[n:] > MAX_RATIO))
 
     def _folds(self) -> Iterator[tuple[Any, np.ndarray]]:
         """A classifier for each fold, trained on the others, and the rows of the fold."""

@@ -102,7 +102,8 @@ class DriftReference:
         whole, runs, column = self.total_cells[name], self.run_cells(name), self.statistics[name]
         distances = alarm_distance(SamplePairs(column, whole - runs, runs))
         shares = whole[:-TRAILING_CELLS] / max(1, whole.sum()) if column.categorical else np.empty(0)
-        return DistanceNull(distances, runs.sum(axis=1), shares, column.direction)
+        overlap = self.span if self._ends is None else 1
+        return DistanceNull(distances, runs.sum(axis=1), shares, column.direction, overlap)
 
 
 def sum_runs(cells: np.ndarray, span: int) -> np.ndarray:

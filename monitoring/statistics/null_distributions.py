@@ -12,8 +12,8 @@ two-sample form, and for total variation by McDiarmid's (1989, theorem 3.1),
 c = 1 one-sided, 2 two-sided; b = 0, for total variation the bound on its mean, sum sqrt(p (1 - p) (1/n + 1/m)) / 2.
 Among its runs p = (1 + runs at least as far) / (1 + runs), as for conformal p-values (Bates et al., "Testing for
 outliers with conformal p-values", Annals of Statistics 2023). A live run with fewer rows than those gets their noise
-added, normal with variance (1/n - 1/n_run) / 4. Beyond the farthest run the 1 decays exponentially with the mean excess
-over the upper tenth (Pickands 1975; distances are bounded, so that a straight exponential errs on the quiet side).
+added, normal with variance (1/n - 1/n_run) / 4. Beyond the farthest run ``tail_p_value`` continues, as levels of alarms
+are smaller than 1 / (1 + runs).
 The assumption: a run of live windows is exchangeable with the runs of the reference. It is a choice. What the reference
 contains (a season, a storm) is ordinary; what it lacks (a season) is drift.
 
@@ -23,9 +23,8 @@ contains (a season, a storm) is ordinary; what it lacks (a season) is drift.
                 workers", 1934), twice the smaller tail where both directions count
     statistics  rows permuted between reference and live. For cells this is a multivariate hypergeometric draw, exact at
                 every n and m, empty cells and ties included; p = (1 + draws at least as far) / (1 + draws)
-    the tail    below 10 draws beyond it: an exponential from the upper tenth (Knijnenburg et al., "Fewer permutations,
-                more accurate P-values", Bioinformatics 25(12), 2009). Tails of these distances decay faster, which errs
-                on the quiet side
+    the tail    below 10 draws beyond it: ``tail_p_value`` from the upper tenth, as Knijnenburg et al., "Fewer
+                permutations, more accurate P-values", Bioinformatics 25(12), 2009, do with a Pareto distribution
     sketches    a sketch that dropped rows has errors of its own, which exceed those of sampling at a million rows. The
                 draws get errors of the same size: half the variance shared by all edges, half of each, as the error at
                 two distant ranks has correlation 1/2 when compaction keeps odd or even items at random (KLL, FOCS 2016)
@@ -39,6 +38,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr
@@ -48,14 +48,16 @@ from monitoring.statistics.drift_statistics import ColumnStatistics, Direction
 
 MIN_RUNS = 12
 """With fewer runs in the reference its ordinary variation is unknown, and only sampling is tested."""
-MIN_TAIL_SCALE = 0.01
-"""Smallest scale of the exponential beyond the farthest run, in units of a distance or an AUC."""
+MIN_TAIL_SCALE = 0.005
+"""Smallest mean excess of the tail of ordinary runs, in units of a distance or an AUC."""
 FIRST_DRAWS, DRAWS = 199, 1999
 SCREENING_LEVEL = 0.2
 """A p-value above it after FIRST_DRAWS is final; at or below, it comes from DRAWS new ones.
 
 Below any level it is at most as often as the level says: the first draws can only add values above SCREENING_LEVEL."""
 TAIL_SHARE = 0.1
+MIN_TAIL_POINTS = 10
+"""The tail is fitted to the farthest tenth, but to as many as these, if that is not more than half."""
 MIN_EXCEEDANCES = 10
 _BISECTIONS = 40
 _MARGINALS_LIMIT = 10**9
@@ -85,24 +87,24 @@ class Significance:
 class DistanceNull:
     """Null distribution of one column's alarm distance."""
 
-    def __init__(self, run_distances: np.ndarray, rows: np.ndarray, shares: np.ndarray, direction: Direction) -> None:
-        """Fit the tail.
+    def __init__(
+        self, run_distances: np.ndarray, rows: np.ndarray, shares: np.ndarray, direction: Direction, overlap: int = 1
+    ) -> None:
+        """Take the distances of the reference's own runs.
 
         Args:
             run_distances: Distance of each of the reference's own runs from the rest of it, [runs].
             rows: Rows of each run, [runs].
             shares: Reference shares of a category's values; empty for a number.
             direction: Which changes count.
+            overlap: Successive runs that share windows.
         """
         self.run_distances = run_distances
+        self._overlap = overlap
         self.rows = rows
         self.direction = direction
         self._spread = float(np.sqrt(shares * (1 - shares)).sum() / 2) if shares.size else 0.0
         self._sides = 2 if direction == "both" and not shares.size else 1
-        self._tail = MIN_TAIL_SCALE
-        if run_distances.size:
-            upper = np.sort(run_distances)[-max(1, math.ceil(TAIL_SHARE * run_distances.size)) :]
-            self._tail = max(MIN_TAIL_SCALE, float((upper - upper[0]).mean()))
 
     def p_value(self, statistic: float, rows: int, reference_rows: int) -> float:
         """Probability of a distance of at least ``statistic`` by sampling or by ordinary variation, the larger."""
@@ -132,9 +134,15 @@ class DistanceNull:
         thinner = np.maximum(0.0, 1 / rows - 1 / self.rows)
         centers = self.run_distances + self._spread * (math.sqrt(1 / rows) - np.sqrt(1 / rows - thinner))
         sigma = np.sqrt(thinner) / 2
-        beyond = statistic - float(centers.max())
-        decay = 1.0 if beyond <= 0 else math.exp(-beyond / (self._tail + float(sigma.max())))
-        return min(1.0, (decay + float(_exceeds(centers, sigma, statistic).sum())) / (self.run_distances.size + 1))
+        runs = self.run_distances.size
+        own = 1.0
+        if statistic > float(centers.max()):
+            start, scale, points = fit_tail(centers)
+            scale = max(MIN_TAIL_SCALE, scale) + float(sigma.max())
+            # Runs that share windows tell as much about the tail as those of them that do not.
+            tail = tail_p_value((statistic - start) / scale, points, runs, points / self._overlap)
+            own = min(1.0, tail * (runs + 1))
+        return min(1.0, (own + float(_exceeds(centers, sigma, statistic).sum())) / (runs + 1))
 
 
 class EmpiricalNull:
@@ -149,10 +157,8 @@ class EmpiricalNull:
         """
         self._sorted_draws = np.sort(draws, axis=0)
         self._count = len(draws)
-        beyond = max(1, int(np.ceil(TAIL_SHARE * self._count)))
-        self._from = self._sorted_draws[-beyond]
-        excess = (self._sorted_draws[-beyond:] - self._from).mean(axis=0)
-        self._scale = np.maximum(excess, max(least_scale, 1e-12))
+        self._from, scale, self._points = fit_tail(self._sorted_draws)
+        self._scale = np.maximum(scale, max(least_scale, 1e-12))
 
     def p_values(self, observed: np.ndarray) -> np.ndarray:
         """P-values of statistics [rows, statistics]; larger statistics are farther. Never 0."""
@@ -161,10 +167,39 @@ class EmpiricalNull:
         near = observed - 1e-9 * np.abs(observed) - 1e-12
         as_far = [self._count - np.searchsorted(self._sorted_draws[:, j], near[:, j]) for j in columns]
         ranked = (1 + np.stack(as_far, axis=1)) / (1 + self._count)
-        start = (1 + (self._sorted_draws >= self._from).sum(axis=0)) / (1 + self._count)
-        fitted = start * np.exp(-np.maximum(observed - self._from, 0.0) / self._scale)
+        excess = np.maximum(observed - self._from, 0.0) / self._scale
+        fitted = tail_p_value(excess, self._points, self._count)
         sparse = (ranked * (1 + self._count) <= MIN_EXCEEDANCES) & (observed > self._from)
         return np.maximum(np.where(sparse, np.minimum(fitted, ranked), ranked), _SMALLEST)
+
+
+def fit_tail(draws: np.ndarray) -> tuple[Any, Any, int]:
+    """Where the tail of draws [draws] or [draws, statistics] starts, its mean excess, and how many draws are in it."""
+    count = len(draws)
+    points = max(1, min(max(math.ceil(TAIL_SHARE * count), MIN_TAIL_POINTS), count // 2))
+    ordered = np.sort(draws, axis=0)
+    start = ordered[max(0, count - points - 1)]
+    return start, (ordered[-points:] - start).mean(axis=0), points
+
+
+def tail_p_value(excess: Any, points: int, draws: int, freedom: float | None = None) -> Any:
+    """Probability that a new draw exceeds the start of the tail by ``excess``.
+
+    A new draw is beyond the (points + 1)-th largest of ``draws`` with probability (points + 1) / (draws + 1). Excesses
+    of an exponential tail are independent (Renyi, "On the theory of order statistics", 1953), so that the ratio of a
+    new one to the mean of the others has the F(2, 2 points) distribution: P(ratio > f) = (1 + f / points)^(-points). So
+    the level holds at any number of draws, however small it is, where a fitted exponential alone is too liberal: by a
+    factor of 24 with 20 draws at a level of 0.001. For tails that decay faster (an increasing hazard rate: normal,
+    uniform) it errs on the quiet side; heavier tails than an exponential are not covered.
+
+    Args:
+        excess: Excess over the start of the tail, divided by the mean excess.
+        points: Draws in the tail.
+        draws: All draws.
+        freedom: Independent draws in the tail; all of them unless it says otherwise.
+    """
+    freedom = max(1.0, points if freedom is None else freedom)
+    return (points + 1) / (draws + 1) * (1.0 + excess / freedom) ** -freedom
 
 
 def permutation_test(

@@ -84,6 +84,9 @@ def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str
     last = status["last_window"]
     skipped = f" (no verdict on the last one: {last['note']})" if last and not last["judged"] else ""
     yield f"  drift: {drifting}, {status['windows']} windows closed{skipped}, {len(status['alarms'])} alarms"
+    if expected := status["false_alarms"]:
+        parts = ", ".join(f"{kind} {monthly:.2g}" for kind, monthly in expected.items())
+        yield f"  false alarms expected in 30 days: at most {sum(expected.values()):.2g} ({parts})"
     for entry in recent_alarms(status["alarms"]):
         yield f"    {format_utc(entry['at'])} {_describe_alarm(settings, entry)}"
     if (analysis := status["last_look"]) is not None:
@@ -91,6 +94,8 @@ def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str
         multivariate = analysis["multivariate"]
         auc = f", AUC against training {multivariate['separation']['auc']:.2f}" if multivariate else ""
         yield f"  analyzed {analysis['rows']:,} rows{auc}: {', '.join(kinds) or 'no findings'}"
+    if (estimate := status["estimate"]) is not None:
+        yield f"  estimated without labels: {_describe_estimate(estimate)}"
     if status["last_error"]:
         yield f"  last failure: {status['last_error']}"
     if requests := status["used"]["requests"]:
@@ -107,7 +112,17 @@ def recent_alarms(alarms: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _describe_alarm(settings: Settings, entry: dict[str, Any]) -> str:
     alarm = entry["alarm"]
     outcome = describe_job(settings, entry["action"], entry["outcome"], entry["failed"])
-    return f"{alarm['kind']}: {entry['action']} {outcome}: {alarm['reason']}"
+    spent = f" (level {alarm['level']:.2g})" if alarm["level"] is not None else ""
+    return f"{alarm['kind']}{spent}: {entry['action']} {outcome}: {alarm['reason']}"
+
+
+def _describe_estimate(estimate: dict[str, Any]) -> str:
+    if estimate["code"]:
+        return f"refused ({estimate['code']}): {estimate['reason']}"
+    parts = [
+        f"{name} {i['value']:.3g} ({i['low']:.3g} to {i['high']:.3g})" for name, i in estimate["intervals"].items()
+    ]
+    return f"{', '.join(parts)}, {estimate['confidence']:.0%} intervals"
 
 
 def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:

@@ -7,6 +7,7 @@ from monitoring.analysis.log_analysis import AnalysisRequest, Finding
 from monitoring.analysis.multivariate_drift import MultivariateDrift
 from monitoring.detection.detector import evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
+from monitoring.performance.estimate_intervals import MetricInterval, WindowEstimate
 from monitoring.samples.domain_classifier import Separability
 from monitoring.statistics.drift_reference import DriftReference
 from tests.factories.monitoring import streams
@@ -29,6 +30,17 @@ def test_record_returns_findings_once_per_episode():
     assert news(quality_finding(4)) == []
     scheduler.reset()
     assert news(quality_finding(12)) == ["day 12"]
+
+
+def test_estimate_of_a_window_is_kept_when_the_window_is_no_longer_the_newest():
+    scheduler = AnalysisScheduler()
+    request = AnalysisRequest(model="m", version="1", windows=(DAY_S,), since=DAY_S, policy=POLICY)
+    plain = analysis_result(DAY_S)
+    estimate = WindowEstimate(intervals={"brier": MetricInterval(value=0.2, low=0.1, high=0.3)})
+    first = plain.quality[0].model_copy(update={"estimate": estimate})
+    scheduler.record(request, plain.model_copy(update={"quality": (first,)}))
+    scheduler.record(request, plain)
+    assert [quality.estimate for quality in scheduler.state.quality] == [estimate]
 
 
 def test_record_keeps_little_of_a_wide_model():

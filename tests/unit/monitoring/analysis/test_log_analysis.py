@@ -14,6 +14,7 @@ from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, an
 from monitoring.analysis.multivariate_drift import measure_multivariate_drift
 from monitoring.analysis.segment_drift import ReferenceRows
 from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
+from monitoring.performance import estimator as performance
 from monitoring.samples.logged_rows import LoggedRows
 
 COLUMNS = (Column(name="a", kind="number"), Column(name="b", kind="number"), Column(name="shop", kind="category"))
@@ -152,8 +153,40 @@ def test_unsure_model_has_lower_estimated_performance():
     unsure = changed(live, scores=0.5 + 0.02 * (live.scores - 0.5), labels=np.full(len(live), np.nan))
     analysis = run_analysis(unsure)
     (finding,) = [f for f in analysis.findings if f.kind == "estimate"]
-    assert "estimates a brier of" in finding.reason
+    assert "brier, estimated without labels" in finding.reason
     assert all(q.labeled.n == 0 and q.limits is None and not q.worse for q in analysis.quality)
+
+
+def test_newest_window_has_intervals_unless_earlier_labels_contradict_them():
+    live = rows(3, 100, 4, 400)
+    newest = live.times >= 103 * DAY_S
+    late = changed(live, labels=np.where(newest, np.nan, live.labels))
+    whole = [q for q in run_analysis(late).quality if not q.segment]
+    assert [q.estimate is None for q in whole] == [True, True, True, False]
+    estimate = whole[-1].estimate
+    assert (estimate.code, set(estimate.intervals)) == ("", {"accuracy", "brier"})
+    truth = performance.observed_metrics(BINARY, live.select(newest))
+    assert all(i.low <= truth[name] <= i.high for name, i in estimate.intervals.items())
+    assert all(i.low <= i.value <= i.high for i in estimate.intervals.values())
+    inverted = changed(live, labels=np.where(newest, np.nan, 1.0 - live.labels))
+    refused = [q for q in run_analysis(inverted).quality if not q.segment][-1].estimate
+    assert (refused.code, refused.intervals) == ("data.estimate_contradicted", {})
+
+
+def test_kinds_of_weight_zero_are_not_looked_for():
+    live = rows(3, 100, 4, 400)
+    ones = changed(live, labels=np.ones(len(live)), scores=np.full(len(live), 0.5))
+    policy = POLICY.model_copy(
+        update={"weights": dict.fromkeys(("multivariate", "labels", "quality", "estimate"), 0.0)}
+    )
+    windows = (102 * DAY_S, 103 * DAY_S)
+    request = AnalysisRequest(model="m", version="1", windows=windows, since=windows[0], policy=policy)
+    past = ReferenceRows(rows(1, 0, DAYS), rows(2, DAYS, 10))
+    analysis = analyze(request, BINARY, COLUMNS, past, ones)
+    assert {finding.kind for finding in analysis.findings} <= {"segment"}
+    assert (analysis.multivariate, analysis.labels) == (None, None)
+    assert not any(q.worse for q in analysis.quality)
+    assert all(q.limits is not None for q in analysis.quality if q.labeled.n >= 30)
 
 
 def test_label_candidates_are_unlabeled_rows_of_which_the_model_is_least_sure():

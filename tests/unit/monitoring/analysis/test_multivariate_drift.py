@@ -71,10 +71,10 @@ def test_rows_without_a_comparable_column_are_refused():
         measure_multivariate_drift(rows(3, 600), rows(1, 600), (), POLICY, SETTINGS)
 
 
-def test_auc_p_value_is_a_rank_and_exponential_beyond():
+def test_auc_p_value_is_a_rank_and_a_tail_beyond():
     assert auc_p_value(0.9, (0.5,) * (MIN_RUNS - 1)) == 0.0
     ordinary = (0.5,) * 19
     assert auc_p_value(0.5, ordinary) == 1.0
-    assert auc_p_value(0.51, ordinary) == pytest.approx(1 / 20)
-    # Five times the smallest scale of the tail.
-    assert auc_p_value(0.55, ordinary) == pytest.approx(np.exp(-5))
+    assert auc_p_value(0.501, ordinary) == pytest.approx(1 / 20)
+    # Ten times the smallest scale of the tail, which has 9 of the 19.
+    assert auc_p_value(0.55, ordinary) == pytest.approx(0.5 * (1 + 10 / 9) ** -9)

@@ -103,13 +103,14 @@ def test_detector_continues_from_its_saved_state():
 
 
 def test_alarm_contains_its_evidence():
-    policy = DriftPolicy(span=3, watch=WATCH)
+    policy = DriftPolicy(span=3, watch=WATCH, false_alarms=1.0)
     detector = DriftDetector("m", "7", policy)
     alarms = [alarm for result in results(policy, stream(10, 6)) if (alarm := detector.update(result))]
     (alarm,) = alarms
     assert alarm.model == "m"
     assert alarm.version == "7"
     assert alarm.window == 110 * DAY_S
+    assert (alarm.level, alarm.monthly) == pytest.approx((4 / 9 / 30, 4 / 9))
     assert set(alarm.features) == {"x", "score"}
     assert max(alarm.features.values()) >= 1
     assert "1970-04-19 to 1970-04-21, 900 rows: " in alarm.reason

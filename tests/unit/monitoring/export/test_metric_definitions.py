@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from monitoring.detection.detector import ColumnResult, WindowResult
+from monitoring.drift_policy import DriftPolicy
 from monitoring.export.cost import ResourcePrices, UsageTotals
-from monitoring.export.metric_definitions import GAUGES, MetricValue, usage_metrics, version_metrics, window_metrics
+from monitoring.export.metric_definitions import (
+    GAUGES,
+    MetricValue,
+    policy_metrics,
+    usage_metrics,
+    version_metrics,
+    window_metrics,
+)
 from monitoring.statistics.distances import Distances
 
 
@@ -13,6 +21,13 @@ def test_version_without_results_ends_alerts() -> None:
         MetricValue("rayloop_drift_drifting", ("m", "2"), 0.0),
         MetricValue("rayloop_loss_worse", ("m", "2", ""), 0.0),
     ]
+
+
+def test_policy_gives_the_false_alarms_of_each_kind() -> None:
+    policy = DriftPolicy(false_alarms=1.0, window_s=3600.0, weights={"labels": 0.0})
+    values = {labels: round(value, 9) for _, labels, value in policy_metrics("m", "2", policy)}
+    parts = {"drift": 0.5, "quality": 0.25, "segment": 0.0, "multivariate": 0.125, "labels": 0.0, "estimate": 0.125}
+    assert values == {("m", "2", kind): part for kind, part in parts.items()}
 
 
 def test_window_gives_its_values_and_those_of_each_column() -> None:

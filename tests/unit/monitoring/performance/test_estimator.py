@@ -43,7 +43,7 @@ def test_estimate_of_several_classes_is_the_calibrated_chance_of_the_predicted_o
     estimator = PerformanceEstimator(MULTICLASS, logged([sure] * 100 + [unsure] * 100, labels), ())
     live = logged([sure] * 3 + [unsure], [np.nan] * 4)
     assert estimator.estimate(live) == {"CBPE": {"accuracy": pytest.approx((3 * 0.6 + 0.3) / 4)}}
-    assert estimator.estimate_adapted(live, 100) == {}
+    assert estimator.estimate_adapted(live, None) == {}
     # p (1 - s)^2 + (1 - p) s^2 of the predicted class.
     losses = [0.6 * 0.2**2 + 0.4 * 0.8**2, 0.3 * 0.5**2 + 0.7 * 0.5**2]
     assert estimator.expected_losses(live) == pytest.approx([losses[0]] * 3 + [losses[1]])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitoring.performance.loss_bounds import MIN_LABELS, LabeledLoss, bound_loss, is_worse
+from monitoring.performance.loss_bounds import MIN_LABELS, MIN_WINDOWS, LabeledLoss, bound_loss, is_worse, ordinary_loss
 
 ALPHA = 0.1
 
@@ -96,3 +96,27 @@ def test_bound_of_a_rate_within_rounding_of_its_end_is_the_end():
     for hits, end in ((1, "low"), (n - 1, "high")):
         bounds = bound_loss(LabeledLoss(rows=n, n=n, mean=hits / n, m2=hits * (n - hits) / n), 0.01)
         assert getattr(bounds, end) == (end == "high")
+
+
+def test_ordinary_loss_of_equal_rows_is_students_limit_of_windows_by_hand():
+    # Windows without any noise of rows: Student's t with 4 degrees of freedom, and one more window.
+    windows = [LabeledLoss(n=50, mean=mean, m2=0.0, binary=False) for mean in (0.1, 0.2, 0.3, 0.4, 0.5)]
+    spread = np.std([0.1, 0.2, 0.3, 0.4, 0.5], ddof=1) * np.sqrt(1 + 1 / 5)
+    assert ordinary_loss(windows, 0.01) == pytest.approx(0.3 + stats.t.isf(0.01, 4) * spread)
+    # Fewer windows: their variation is unknown.
+    few = [LabeledLoss(n=50, mean=0.2, m2=49.0, binary=False)] * (MIN_WINDOWS - 1)
+    assert ordinary_loss(few, 0.01) == pytest.approx(0.2 + stats.t.isf(0.01, 196) / np.sqrt(200))
+    assert ordinary_loss([], 0.01) == ordinary_loss([LabeledLoss(n=1)], 0.01) == np.inf
+
+
+@pytest.mark.parametrize("between", [0.0, 0.02, 0.1])
+def test_ordinary_loss_is_exceeded_by_a_windows_mean_at_most_as_often_as_alpha(between):
+    rng = np.random.default_rng(0)
+    chances = []
+    for _ in range(400):
+        means = 0.2 + between * rng.normal(size=12)
+        windows = [LabeledLoss.from_losses(mean + 0.2 * rng.normal(size=80)) for mean in means]
+        # Exactly, for each reference: the chance that one more window has a mean above the limit.
+        excess = (ordinary_loss(windows, 0.01) - 0.2) / max(between, 1e-9)
+        chances.append(stats.norm.sf(excess))
+    assert np.mean(chances) <= 0.01 + 4 * np.std(chances) / 20

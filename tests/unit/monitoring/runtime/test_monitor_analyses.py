@@ -89,6 +89,8 @@ def test_finding_is_journaled_and_acted_on_by_kind(store):
     }
     (entry,) = [e for e in monitor.journal() if e.alarm.kind == "quality"]
     assert entry.alarm.features == {"loss": 2.0}
+    # Without a budget each kind spends the alpha of the log analysis: 0.3 alarms in 30 one-day windows.
+    assert (entry.alarm.level, entry.alarm.monthly) == pytest.approx((0.01, 0.3))
     assert monitor.analyses().quality[0].worse
 
 

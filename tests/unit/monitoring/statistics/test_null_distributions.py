@@ -18,8 +18,10 @@ from monitoring.statistics.null_distributions import (
     DistanceNull,
     EmpiricalNull,
     draw_rows,
+    fit_tail,
     permutation_test,
     reference_runs_test,
+    tail_p_value,
 )
 from tests.factories.monitoring.cells import CATEGORY, sampled_column, summarize
 
@@ -132,6 +134,22 @@ def test_tail_extrapolates_conservatively_beyond_the_draws():
         assert quantile <= p <= quantile**0.5
 
 
+@pytest.mark.parametrize("draws", [12, 20, 100])
+@pytest.mark.parametrize("level", [0.01, 0.001, 0.0001])
+def test_tail_of_an_exponential_keeps_levels_far_below_one_in_the_number_of_draws(draws, level):
+    """Exactly: the mean, over fitted tails, of the probability that a new draw has a p-value of at most the level."""
+    samples = np.random.default_rng(0).exponential(size=(draws, 200_000))
+    start, scale, points = fit_tail(samples)
+    # Where tail_p_value is the level.
+    excess = points * (((points + 1) / (draws + 1) / level) ** (1 / points) - 1)
+    assert tail_p_value(excess, points, draws) == pytest.approx(level)
+    chances = np.exp(-(start + scale * excess))
+    assert chances.mean() == pytest.approx(level, abs=4 * chances.std() / np.sqrt(200_000))
+    normal = np.random.default_rng(1).normal(size=(draws, 20_000))
+    start, scale, _ = fit_tail(normal)
+    assert stats.norm.sf(start + scale * excess).mean() < level
+
+
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=30), st.lists(st.integers(0, 40), min_size=2, max_size=9))
 def test_p_values_are_in_range_and_fall_with_the_statistic(draws, statistics):
     p = EmpiricalNull(np.array(draws, float)[:, None]).p_values(np.sort(np.array(statistics, float))[:, None])[:, 0]
@@ -189,19 +207,23 @@ def test_distance_without_rows_has_p_value_one():
     assert null.p_value(1.0, 0, 100) == null.p_value(1.0, 100, 0) == 1.0
 
 
-def test_distance_among_the_runs_has_a_conformal_p_value_and_an_exponential_beyond():
+def test_distance_among_the_runs_has_a_conformal_p_value_and_a_tail_beyond():
     null = DistanceNull(np.arange(1, 20) / 20, np.full(19, 10**8), np.empty(0), "up")
     # The run at 0.5 is as far, with the nine beyond it.
     assert null.p_value(0.5, HUGE, HUGE) == pytest.approx(11 / 20)
     assert null.p_value(0.95, HUGE, HUGE) == pytest.approx(2 / 20)
-    # The upper tenth is 0.9 and 0.95: a mean excess of 0.025.
-    assert null.p_value(0.975, HUGE, HUGE) == pytest.approx(np.exp(-1) / 20)
+    assert null.p_value(0.951, HUGE, HUGE) == pytest.approx(1 / 20)
+    # The tail has nine runs, beyond 0.5, with a mean excess of 0.25.
+    assert null.p_value(1.5, HUGE, HUGE) == pytest.approx(10 / 20 * (1 + 4 / 9) ** -9)
+    # Of runs that share windows in threes, three are independent.
+    null = DistanceNull(np.arange(1, 20) / 20, np.full(19, 10**8), np.empty(0), "up", overlap=3)
+    assert null.p_value(5.5, HUGE, HUGE) == pytest.approx(10 / 20 * (1 + 20 / 3) ** -3)
 
 
 def test_equal_runs_have_a_tail_of_the_smallest_scale():
     null = DistanceNull(np.full(19, 0.3), np.full(19, 10**8), np.empty(0), "up")
-    assert null.p_value(0.3 + MIN_TAIL_SCALE, HUGE, HUGE) == pytest.approx(np.exp(-1) / 20)
-    assert pytest.approx(0.01) == MIN_TAIL_SCALE
+    assert null.p_value(0.3 + 10 * MIN_TAIL_SCALE, HUGE, HUGE) == pytest.approx(10 / 20 * (1 + 10 / 9) ** -9)
+    assert pytest.approx(0.005) == MIN_TAIL_SCALE
 
 
 def test_too_few_runs_leave_sampling():
@@ -214,19 +236,19 @@ def test_runs_with_more_rows_get_the_noise_of_the_live_run():
     null = DistanceNull(np.full(19, 0.3), np.full(19, 400), np.empty(0), "up")
     sigma = np.sqrt(1 / 100 - 1 / 400) / 2
     assert null.p_value(0.3, 100, HUGE) == pytest.approx((1 + 19 / 2) / 20)
-    decay = np.exp(-sigma / (MIN_TAIL_SCALE + sigma))
-    assert null.p_value(0.3 + sigma, 100, HUGE) == pytest.approx((decay + 19 * stats.norm.sf(1)) / 20)
+    tail = 10 * (1 + 6 * sigma / (MIN_TAIL_SCALE + sigma) / 9) ** -9
+    assert null.p_value(0.3 + 6 * sigma, 100, HUGE) == pytest.approx((tail + 19 * stats.norm.sf(6)) / 20)
     # A total variation also grows: its bound from 0.5 / sqrt(400) to 0.5 / sqrt(100).
     null = DistanceNull(np.full(19, 0.3), np.full(19, 400), np.array([0.5, 0.5]), "both")
     assert null.p_value(0.3 + 0.05 - 0.025, 100, HUGE) == pytest.approx((1 + 19 / 2) / 20)
 
 
-def test_p_values_among_draws_are_ranks_and_exponential_in_the_tail():
-    # The upper tenth starts at 90, with 11 of 100 and a mean excess of 4.5.
+def test_p_values_among_draws_are_ranks_up_to_the_tail():
+    # The tail has ten draws beyond 89, with a mean excess of 5.5.
     null = EmpiricalNull(np.arange(1.0, 100.0)[:, None])
     p_values = null.p_values(np.array([[0.0], [50.0], [90.0], [90.5], [94.5], [99.0]]))[:, 0]
-    tail = 0.11 * np.exp(-np.array([0.5, 4.5, 9.0]) / 4.5)
-    assert p_values == pytest.approx([1.0, 0.51, 0.11, *tail])
+    tail = 0.11 * (1 + np.array([1.5, 5.5]) / 5.5 / 10) ** -10
+    assert p_values == pytest.approx([1.0, 0.51, 0.11, *tail, 0.02])
 
 
 def test_reference_runs_test_without_runs_or_rows_rejects_nothing():

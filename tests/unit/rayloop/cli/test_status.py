@@ -13,22 +13,27 @@ from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, V
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.state_machine import apply_command
+from monitoring.performance.estimate_intervals import MetricInterval, WindowEstimate
 from rayloop.cli.status import describe_monitor, describe_rollout, recent_alarms
 from tests.factories.rayloop.rollouts import rollout_status
 
 
-def entry(action: str, outcome: str, reason: str, failed: bool = False) -> dict[str, Any]:
-    alarm = {"kind": "drift", "reason": reason}
+def entry(action: str, outcome: str, reason: str, failed: bool = False, level: float | None = None) -> dict[str, Any]:
+    alarm = {"kind": "drift", "reason": reason, "level": level}
     return {"action": action, "outcome": outcome, "failed": failed, "alarm": alarm, "at": 0.0}
 
 
-def monitor(*alarms: dict[str, Any], window: dict[str, Any] | None = None) -> list[str]:
+def monitor(
+    *alarms: dict[str, Any], window: dict[str, Any] | None = None, estimate: WindowEstimate | None = None
+) -> list[str]:
     status = {
         "drifting": False,
         "windows": 3,
         "last_window": window,
         "alarms": list(alarms),
+        "false_alarms": {"drift": 0.4, "quality": 0.2},
         "last_look": None,
+        "estimate": estimate.model_dump() if estimate else None,
         "last_error": "",
         "used": {"requests": 0},
         "tags": {},
@@ -53,13 +58,14 @@ def job_states(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (entry("retrain", "retrain-m-v1", "price moved"), "drift: retrain retrain-m-v1 (failed): price moved"),
         (entry("retrain", "unknown", "price moved"), "drift: retrain unknown: price moved"),
+        (entry("notify", "", "x", level=0.0133), "drift (level 0.013): notify : x"),
         (entry("held", "cooling down", "price moved"), "drift: held cooling down: price moved"),
         (entry("retrain", "OSError: no", "x", failed=True), "drift: retrain OSError: no: x"),
     ],
-    ids=["failed_job", "unknown_job", "no_job", "not_submitted"],
+    ids=["failed_job", "unknown_job", "with_its_level", "no_job", "not_submitted"],
 )
 def test_alarm_with_a_job_shows_the_state_of_the_job(alarm: dict[str, Any], line: str) -> None:
-    assert monitor(alarm)[1].endswith(line)
+    assert monitor(alarm)[2].endswith(line)
 
 
 def test_recent_alarms_include_the_last_one_that_submitted_a_job() -> None:
@@ -76,6 +82,14 @@ def test_window_without_a_verdict_shows_why() -> None:
     assert "3 windows closed," in monitor(window={"judged": True, "note": ""})[0]
     assert "9 rows, 200 are needed" in monitor(window={"judged": False, "note": "9 rows, 200 are needed"})[0]
     assert "3 windows closed," in monitor()[0]
+
+
+def test_estimate_has_its_interval_or_the_reason_of_its_refusal() -> None:
+    known = WindowEstimate(intervals={"mae": MetricInterval(value=2.0, low=1.5, high=2.5)})
+    assert "  estimated without labels: mae 2 (1.5 to 2.5), 95% intervals" in monitor(estimate=known)
+    refused = WindowEstimate(code="data.too_few_windows", reason="2 windows")
+    assert "  estimated without labels: refused (data.too_few_windows): 2 windows" in monitor(estimate=refused)
+    assert not any("estimated" in line for line in monitor())
 
 
 def lines(status: RolloutStatus) -> list[str]:
