@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.evidence import leak
+from benchmarks.evidence import estimates, leak, quiet_year
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
@@ -21,6 +21,8 @@ it is compared with, the target, and whether it is met. Seeds are fixed. docs/ev
 
 SECTIONS: dict[str, Callable[[bool, Callable[[str], None]], Iterable[Row]]] = {
     "leak": leak.rows,
+    "quiet-year": quiet_year.rows,
+    "estimates": estimates.rows,
 }
 
 

@@ -7,11 +7,13 @@ from datetime import timedelta
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
-from benchmarks.evidence import leak
+from benchmarks.evidence import estimates, leak, monitored_days, quiet_year
 from cluster.values import Task
 from features.offline.training_frame import LABEL, LABEL_KNOWN_AT
 from features.types import AS_OF
+from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
 from trainers import metrics
 
 
@@ -39,3 +41,49 @@ def test_measure_of_training_rows_with_unknown_labels_exceeds_what_is_possible()
     assert not leaking.covered
     assert purged.covered
     assert purged.truth <= leak.best_auc()
+
+
+def test_interval_of_the_budget_is_that_of_a_poisson_count():
+    assert quiet_year.budget_interval(100, 365) == (pytest.approx(36_500 / 30), 1149.0, 1286.0)
+
+
+def test_episode_starts_after_more_than_release_quiet_days():
+    found = np.isin(np.arange(20), [3, 4, 8, 12, 13])
+    assert monitored_days.episodes(found, 3).tolist() == [3, 8, 12]
+    assert monitored_days.episodes(found, 4).tolist() == [3]
+
+
+def _findings(models: int, days: int, change: monitored_days.Change) -> int:
+    policy = DriftPolicy(false_alarms=1.0, log_analysis=LogAnalysisPolicy(segments=("segment",)))
+    monitor, starts = monitored_days.Monitor(policy, floors=False), 0
+    past_days = monitored_days.TRAIN_DAYS + monitored_days.HELD_OUT_DAYS
+    for model in range(models):
+        rng = np.random.default_rng([5, model])
+        whole = monitored_days.simulate(rng, past_days + days, 0.0, change, past_days)
+        past, live = whole.part(0, past_days), whole.part(past_days, past_days + days)
+        aucs = rng.normal(0.55, 0.02, 20), rng.normal(0.55, 0.02, days)
+        findings = monitor.findings(past, live, aucs)
+        starts += sum(len(monitored_days.episodes(each, 3)) for found in findings.values() for each in found)
+    return starts
+
+
+@pytest.mark.long
+def test_quiet_year_without_smallest_effects_keeps_the_budget():
+    # A Poisson count with the budget's mean exceeds this once in 1,000 times.
+    assert _findings(4, 365, monitored_days.Change()) <= stats.poisson.ppf(0.999, 4 * 365 / 30)
+
+
+def test_shifted_days_are_found_where_quiet_ones_are_not():
+    assert _findings(1, 10, monitored_days.Change(inputs=1.0)) >= 2
+
+
+@pytest.mark.parametrize("kind", ["prior", "concept"])
+def test_days_of_a_stream_change_as_their_kind_says(kind):
+    task = estimates.TASKS[0]
+    quiet, changed = (
+        estimates.day(np.random.default_rng(0), task, 0, 20_000, each, size)
+        for each, size in (("none", 0.0), (kind, 0.25))
+    )
+    assert changed.labels.mean() > quiet.labels.mean() + 0.03
+    moved = np.abs(np.mean(changed.frame["a"].to_numpy()) - np.mean(quiet.frame["a"].to_numpy()))
+    assert (moved > 0.1) is np.bool_(kind == "prior")
