@@ -9,7 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.evidence import estimates, leak, quiet_year
+from benchmarks.evidence import estimates, ladder, leak, quiet_year
+from benchmarks.evidence import rows as rows_to_harm
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
 from benchmarks.results import Row
@@ -23,6 +24,8 @@ SECTIONS: dict[str, Callable[[bool, Callable[[str], None]], Iterable[Row]]] = {
     "leak": leak.rows,
     "quiet-year": quiet_year.rows,
     "estimates": estimates.rows,
+    "rows": rows_to_harm.rows,
+    "ladder": ladder.rows,
 }
 
 

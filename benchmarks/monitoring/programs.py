@@ -23,14 +23,16 @@ class ProgramFailed(Exception):
     """A peer's program failed; the message says why."""
 
 
-def run_peer(peer: str, work: str, plan: Mapping[str, Any], progress: Callable[[str], None]) -> Any:
-    """Run the peer's program and return its result. Raises ProgramFailed, InstallFailed."""
-    folder = environment(peer, progress, PEERS)
+def run_peer(
+    peer: str, work: str, plan: Mapping[str, Any], progress: Callable[[str], None], peers: Path = PEERS
+) -> Any:
+    """Run the program of a peer in the folder ``peers`` and return its result. Raises ProgramFailed, InstallFailed."""
+    folder = environment(peer, progress, peers)
     with tempfile.TemporaryDirectory() as folder_name:
         plan_file, result_file = Path(folder_name) / "plan.json", Path(folder_name) / "result.json"
         plan_file.write_text(json.dumps(plan))
-        command = [str(folder / "python"), str(PEERS / peer / "program.py"), work, str(plan_file), str(result_file)]
-        path = {"PYTHONPATH": str(PEERS)}
+        command = [str(folder / "python"), str(peers / peer / "program.py"), work, str(plan_file), str(result_file)]
+        path = {"PYTHONPATH": str(peers)}
         try:
             process = subprocess.run(
                 command, env=os.environ | _ONE_CORE | path, capture_output=True, text=True, timeout=LIMIT_S, check=False

@@ -30,7 +30,7 @@ class PredictedMoments(Additive):
     @classmethod
     def from_scores(cls, task: Task, champion: np.ndarray, challenger: np.ndarray, metric: Metric) -> Self:
         """Compute from the scores of both variants for the same rows, shaped as in ``row_loss``."""
-        if task.kind == "regression" or metric != "loss":
+        if task.kind == "regression" or metric != "loss" or not len(champion):
             return cls()
         both = [_class_probabilities(task, scores) for scores in (champion, challenger)]
         losses = [-np.log(p) for p in both]

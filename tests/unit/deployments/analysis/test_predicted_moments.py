@@ -82,4 +82,5 @@ def test_predicted_moments_without_a_predicted_distribution_are_empty() -> None:
         PredictedMoments.from_scores(Task(kind="regression", label="y"), scores, scores, "loss") == PredictedMoments()
     )
     assert PredictedMoments.from_scores(BINARY, scores, scores, "accuracy") == PredictedMoments()
+    assert PredictedMoments.from_scores(BINARY, scores[:0], scores[:0], "loss") == PredictedMoments()
     assert PredictedMoments().by_champion == PairedMoments()
