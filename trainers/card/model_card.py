@@ -14,17 +14,13 @@ NOTABLE = 1.1
 
 
 class SplitFacts(Frozen):
-    """Rows of a split: their number, period (ISO 8601, UTC) and mean label; None for a multiclass task.
-
-    ``purged`` is how many other rows the split left out.
-    """
+    """Rows of a split: their number, period (ISO 8601, UTC) and mean label; None for a multiclass task."""
 
     name: str
     rows: int
     start: str
     end: str
     label_mean: float | None = None
-    purged: int = 0
 
 
 class FeatureFacts(Frozen):

@@ -1,0 +1,31 @@
+"""Sabotaged evidence ends as invalid and blames no version: the benchmark with one seed."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.evidence.sabotage import KINDS, outcome
+from benchmarks.evidence.simulated_log import TASKS, Plan, play
+
+CASES = [(name, task) for name, kind in KINDS.items() for task in kind.tasks]
+
+
+@pytest.mark.parametrize(("name", "task"), [("labels inverted", "classification"), ("labels times 60", "regression"),
+                                            ("score columns swapped", "classification")])  # fmt: skip
+def test_sabotage_at_half_of_the_traffic_is_named(name: str, task: str) -> None:
+    assert outcome(KINDS[name], task, 0.5, seed=0) == "right check"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "task"), CASES)
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_sabotage_of_every_kind_is_named(name: str, task: str, share: float) -> None:
+    assert outcome(KINDS[name], task, share, seed=1) == "right check"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("drift", [False, True])
+def test_sound_rollout_is_judged_by_quality(task: str, drift: bool) -> None:
+    kinds = [play(Plan(TASKS[task], quality, 0.5, drift=drift), 3).kind for quality in ("worse", "better")]
+    assert kinds == ["abort", "advance"]
