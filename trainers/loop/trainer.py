@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
+import ray
 import torch
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from cluster.values import Task
@@ -185,7 +187,9 @@ class _ProgressReporter:
 @contextmanager
 def _event_queue(receive: OnEvent) -> Iterator[Queue]:
     """A queue for the events of workers; ``receive`` is called in this process for each."""
-    queue = Queue(actor_options={"num_cpus": 0})
+    # On this process's node: the loss of another one must not end the training.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def drain() -> None:
         while (event := queue.get()) is not None:
