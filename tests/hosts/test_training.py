@@ -19,7 +19,7 @@ from tests.hosts.launcher import RUN_S, Cluster
 pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("fit_job.py")
-ROWS, EPOCHS = 20_000, 12
+ROWS, EPOCHS = 20_000, 24
 SPREAD, PACKED = 1.2, 0.5
 """CPUs of each worker. A host has two, of which replicas leave more than the first and less than twice that."""
 LOST_SHARE = 0.05
@@ -63,7 +63,7 @@ def kill(cluster: Cluster, host: Host) -> None:
 def drain(cluster: Cluster, host: Host) -> None:
     """As a cloud does that takes a machine back; the node's supervisor starts it again."""
     (node,) = (node["node_id"] for node in cluster.alive() if node["node_ip"] == host.address)
-    options = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message preempted --deadline-remaining-seconds 10"
+    options = "--reason DRAIN_NODE_REASON_PREEMPTION --reason-message preempted --deadline-remaining-seconds 5"
     cluster.head.run("bash", "-ic", f"RAY_AUTH_MODE=token ray drain-node --node-id {node} {options}")
     until(lambda: node not in [alive["node_id"] for alive in cluster.alive()], "the node has left")
 
