@@ -151,7 +151,7 @@ def rows(small: bool, progress: Callable[[str], None]) -> Iterator[Row]:
                 progress(f"{task.kind}, {kind} {size:g}")
                 yield _row(task, kind, size, coverage(task, kind, size, streams, 4), "")
         progress(f"{task.kind}, concept 1 with labels")
-        outcomes = coverage(task, "concept", 1.0, streams, 8, LABEL_DAYS)
+        outcomes = coverage(task, "concept", 1.0, max(1, streams // 2), 8, LABEL_DAYS)
         after = [outcome for i, outcome in enumerate(outcomes) if i % 8 > LABEL_DAYS]
         yield _row(task, "concept", 1.0, after, f", once labels that are {LABEL_DAYS} days late have come")
 
