@@ -12,6 +12,9 @@ AS_OF = "as_of"
 ID = "id"
 """Column that identifies an example or a served row."""
 
+LABEL_KNOWN_AT = "label_known_at"
+"""Column with the time from which an example's label was known."""
+
 INSTANT = pl.Datetime("us", "UTC")
 """Type of time columns."""
 

@@ -121,7 +121,7 @@ class Project:
             raise ProjectError("project.too_few_classes", project=self.name, classes=self.task.classes)
         if self.task.kind == "multilabel":
             raise ProjectError("project.multilabel", project=self.name)
-        require_columns(self.features, self.examples, self.sources)
+        require_columns(self.features, self.examples, self.sources, self.split.group)
         self._require_gate_columns()
         self._require_metrics()
         self._require_parameters()

@@ -1,5 +1,8 @@
 """The leak of a late label: the gate's figure with and without training rows whose label was not yet known.
 
+Three splits of the same rows, with the same test rows: by ``as_of`` alone; the same dates, purged; and the dates that
+rayloop names when it refuses the second for want of validation rows, purged too.
+
 Customers have a row a week. The label, known 90 days after the row, is whether a known quantity of the row plus what
 happens to its customer in these 90 days is positive. What happens is independent noise from week to week, so no model
 can know it; but two rows of a customer less than 90 days apart share a part of it. A training row that is so close to
@@ -11,7 +14,7 @@ The truth is known: the best possible AUC in closed form, and each model's own f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -23,23 +26,32 @@ from benchmarks.results import Row, Target, row
 from cluster.values import Task
 from features.definitions import Column
 from features.encoder import Encoder
-from features.offline.training_frame import LABEL, LABEL_KNOWN_AT
-from features.types import AS_OF
+from features.offline.split_dates import RowTimes, working_dates
+from features.offline.training_frame import LABEL
+from features.split import TEST, TRAIN, TimeSplit
+from features.types import AS_OF, INSTANT, LABEL_KNOWN_AT
 from trainers import metrics
 from trainers.evaluation.bootstrap import Interval, confidence_intervals
 from trainers.evaluation.lightgbm_baseline import baseline_scores
 
-SEEDS, FEW_SEEDS = 20, 2
+SEEDS, FEW_SEEDS = 12, 2
 CUSTOMERS, FRESH_ROWS = 2_000, 50_000
 WEEK, DELAY_WEEKS = timedelta(days=7), 13
 START = datetime(2026, 1, 5, tzinfo=UTC)
-VALIDATE_FROM, TEST_FROM, TEST_WEEKS = 20, 22, 1
-"""In weeks after the start."""
+WEEKS = 43
+"""Weeks of rows, the last of them for test."""
+DECLARED = TimeSplit(
+    start=START,
+    validate_from=START + (WEEKS - 3) * WEEK,
+    test_from=START + (WEEKS - 1) * WEEK,
+    end=START + (WEEKS + DELAY_WEEKS) * WEEK,
+)
 KNOWN_WEIGHT = 0.6
 """Standard deviation of the known quantity; that of the noise is 1."""
 TASK = Task(kind="binary", label="positive")
 TREES = 100
 WORK = "a label known after 90 days, AUC at the gate"
+BY_DATE, PURGED, NAMED = "split by as_of alone", "the same dates, purged", "the dates that the refusal names"
 _COLUMNS = (Column(name="known", kind="number"), Column(name="customer", kind="category"))
 _MIN_CATEGORY_ROWS = 1
 _ALPHA, _RESAMPLES = 0.05, 200
@@ -57,11 +69,11 @@ class Figures(NamedTuple):
 
 
 def rows(small: bool, progress: Callable[[str], None]) -> Iterator[Row]:
-    """Compare the gate's figure with the truth, with all earlier rows and with those whose label was known."""
+    """Compare the gate's figure with the truth for each split."""
     figures = [measure(seed, CUSTOMERS, progress) for seed in range(FEW_SEEDS if small else SEEDS)]
-    leaking, purged = zip(*figures, strict=True)
-    yield _row("training rows by as_of alone", leaking)
-    yield _row("training rows whose label was known", purged, Target(of="value", sign="≤", limit=0.01))
+    small_error = Target(of="value", sign="≤", limit=0.01)
+    for name, target in ((BY_DATE, None), (PURGED, small_error), (NAMED, small_error)):
+        yield _row(name, [one[name] for one in figures], target)
 
 
 def best_auc() -> float:
@@ -76,15 +88,14 @@ def best_auc() -> float:
 
 def history(seed: int, customers: int) -> pl.DataFrame:
     """Rows of every week until the end of the test, with their labels and the times at which these became known."""
-    rng, weeks = np.random.default_rng(seed), TEST_FROM + TEST_WEEKS
-    weekly = rng.normal(size=(customers, weeks + DELAY_WEEKS))
+    rng = np.random.default_rng(seed)
+    weekly = rng.normal(size=(customers, WEEKS + DELAY_WEEKS))
     total = np.cumsum(np.pad(weekly, ((0, 0), (1, 0))), axis=1)
-    customer, week = np.repeat(np.arange(customers), weeks), np.tile(np.arange(weeks), customers)
+    customer, week = np.repeat(np.arange(customers), WEEKS), np.tile(np.arange(WEEKS), customers)
     noise = (total[customer, week + DELAY_WEEKS] - total[customer, week]) / math.sqrt(DELAY_WEEKS)
     as_of = pl.lit(START) + pl.col("week") * pl.lit(WEEK)
-    return _labeled(rng, customer, noise).with_columns(week=pl.Series(week)).with_columns(
-        as_of.alias(AS_OF), (as_of + DELAY_WEEKS * WEEK).alias(LABEL_KNOWN_AT)
-    )  # fmt: skip
+    times = {AS_OF: as_of.cast(INSTANT), LABEL_KNOWN_AT: (as_of + DELAY_WEEKS * WEEK).cast(INSTANT)}
+    return _labeled(rng, customer, noise).with_columns(week=pl.Series(week)).with_columns(**times)
 
 
 def _labeled(rng: np.random.Generator, customer: np.ndarray, noise: np.ndarray) -> pl.DataFrame:
@@ -93,18 +104,25 @@ def _labeled(rng: np.random.Generator, customer: np.ndarray, noise: np.ndarray) 
     return pl.DataFrame(columns).with_columns(pl.col("customer").cast(pl.String))
 
 
-def measure(seed: int, customers: int, progress: Callable[[str], None]) -> tuple[Figures, Figures]:
-    """Return the figures with all rows before validation, and with those of them whose label was known."""
+def measure(seed: int, customers: int, progress: Callable[[str], None]) -> dict[str, Figures]:
+    """Return the figures of each split."""
     rows, rng = history(seed, customers), np.random.default_rng(1_000 + seed)
     fresh = _labeled(rng, rng.integers(customers, size=FRESH_ROWS), rng.normal(size=FRESH_ROWS))
-    validate_from, test_from = (START + weeks * WEEK for weeks in (VALIDATE_FROM, TEST_FROM))
-    test = rows.filter(pl.col(AS_OF) >= test_from)
-    leaking, purged = (
-        _figures(rows.filter(pl.col(column) <= validate_from), test, fresh, seed) for column in (AS_OF, LABEL_KNOWN_AT)
-    )
-    progress(f"seed {seed}: by as_of {leaking.gate.value:.4f}, true {leaking.truth:.4f}; "
-             f"purged {purged.gate.value:.4f}, true {purged.truth:.4f}")  # fmt: skip
-    return leaking, purged
+    test = rows.filter(DECLARED.split_expr() == TEST)
+    named = named_split(rows).split_expr()
+    parts = {BY_DATE: DECLARED.part_expr(), PURGED: DECLARED.split_expr(), NAMED: named}
+    figures = {name: _figures(rows.filter(part == TRAIN), test, fresh, seed) for name, part in parts.items()}
+    progress(f"seed {seed}: " + "; ".join(f"{n}: {f.gate.value:.4f}, true {f.truth:.4f}" for n, f in figures.items()))
+    return figures
+
+
+def named_split(rows: pl.DataFrame) -> TimeSplit:
+    """Return the split of the dates that the refusal of DECLARED names."""
+    as_of, known_at = (rows[column].dt.epoch("us").to_numpy() for column in (AS_OF, LABEL_KNOWN_AT))
+    dates = working_dates(DECLARED, RowTimes(as_of, known_at))
+    if dates is None:
+        raise ValueError("no dates work")
+    return DECLARED.model_copy(update={"validate_from": dates.validate_from, "test_from": dates.test_from})
 
 
 def _figures(train: pl.DataFrame, test: pl.DataFrame, fresh: pl.DataFrame, seed: int) -> Figures:
@@ -125,7 +143,7 @@ def _table(rows: pl.DataFrame) -> pa.Table:
     return rows.select("known", "customer", LABEL).to_arrow()
 
 
-def _row(name: str, figures: tuple[Figures, ...], target: Target | None = None) -> Row:
+def _row(name: str, figures: Sequence[Figures], target: Target | None) -> Row:
     gate, truth = np.mean([(one.gate.value, one.truth) for one in figures], axis=0).tolist()
     covered = sum(one.covered for one in figures)
     note = (

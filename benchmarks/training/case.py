@@ -27,6 +27,7 @@ from cluster.values import Task
 from examples.flights.data import flights_frame, weather_frame
 from features.encoder import Encoder
 from features.offline.point_in_time import index_events, look_up_features
+from features.offline.purge import assign_parts, keep_rows
 from features.offline.training_frame import LABEL, build_examples
 from features.split import SPLIT, TRAIN
 from rayloop.frame_view import MIN_CATEGORY_ROWS
@@ -132,7 +133,7 @@ def _frame(project: Project) -> pa.Table:
     """Build in this process what features/offline/training_frame.py builds on the cluster."""
     sources = {"flights": flights_frame(), "weather": weather_frame()}
     rows = build_examples(sources["flights"], project.features, project.examples, project.task, None)
-    rows = rows.with_columns(project.split.split_expr().alias(SPLIT)).drop_nulls(SPLIT)
+    rows = keep_rows(assign_parts(rows, project.split))
     features = [
         look_up_features(view, index_events(view, sources[view.source]), rows) for view in project.features.views
     ]

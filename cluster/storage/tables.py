@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,13 @@ class Tables(TableCatalog):
         return _current(table, name)
 
     def write(
-        self, name: str, dataset: ray.data.Dataset, schema: pa.Schema, key: str = "", replace: bool = False
+        self,
+        name: str,
+        dataset: ray.data.Dataset,
+        schema: pa.Schema,
+        key: str = "",
+        replace: bool = False,
+        properties: Mapping[str, str] | None = None,
     ) -> Snapshot:
         """Append a Ray Dataset, written by its workers and committed once.
 
@@ -83,6 +89,7 @@ class Tables(TableCatalog):
             schema: Schema of the table when it has to be created.
             key: As in ``append``.
             replace: The new snapshot has only these rows; older snapshots stay readable.
+            properties: Facts about the rows to store with the snapshot.
         """
         from ray.data import SaveMode
 
@@ -92,7 +99,7 @@ class Tables(TableCatalog):
         dataset.write_iceberg(
             name,
             catalog_kwargs=self._settings.iceberg,
-            snapshot_properties={_KEY: key} if key else {},
+            snapshot_properties={**(properties or {}), **({_KEY: key} if key else {})},
             mode=SaveMode.OVERWRITE if replace and table.current_snapshot() else SaveMode.APPEND,
         )
         return _current(self.load(name), name)
@@ -100,6 +107,11 @@ class Tables(TableCatalog):
     def snapshot_for_key(self, name: str, key: str) -> Snapshot | None:
         """Return the snapshot that was appended under ``key``; None when there is none."""
         return _find_by_key(self.load(name), key) if self.exists(name) else None
+
+    def properties(self, snapshot: Snapshot) -> dict[str, Any]:
+        """Return the properties of a snapshot. Raises SnapshotNotFound."""
+        stored = self._load_with(snapshot.table, snapshot.id).snapshot_by_id(snapshot.id)
+        return _properties(stored) if stored else {}
 
     def latest(self, name: str) -> Snapshot | None:
         """Return the newest snapshot; None when the table does not exist or is empty."""

@@ -18,18 +18,21 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot, Task
 from features.definitions import Column, FeatureSet, FeatureView
+from features.offline.block_purge import purge_blocks
 from features.offline.distributed_join import point_in_time_join
 from features.offline.point_in_time import EventIndex, index_events, look_up_features
+from features.offline.purge import Purged, assign_parts
 from features.online.feature_reader import request_features
 from features.sources.ingestion import WHOLE_BLOCKS, columns_schema, default_parallelism
 from features.sources.source import Examples
-from features.split import SPLIT, Split
-from features.types import AS_OF, ID, INSTANT, arrow_type
+from features.split import SPLIT, Split, group_expr
+from features.types import AS_OF, ID, INSTANT, LABEL_KNOWN_AT, arrow_type
 
 LABEL = "label"
-LABEL_KNOWN_AT = "label_known_at"
 
 _BLOCK_ROWS = 1 << 19
+_PURGED = "rayloop.purged"
+"""Property of a frame's snapshot: its Purged."""
 
 
 def frame_schema(features: FeatureSet) -> pa.Schema:
@@ -64,13 +67,13 @@ def build_frame(
         until: Leave out examples whose label became known later.
 
     Raises:
-        DataError: No example is left, or a label does not fit the task.
+        DataError: No example is left, a label does not fit the task, or the split purges all rows of a part.
     """
     key = frame_key(features, examples, task, split, snapshots, until)
     if existing := tables.snapshot_for_key(name, key):
         return existing
     columns = {examples.id, examples.label_known_at, *(c.name for c in features.request)}
-    columns |= {examples.event_time} - {""} | set(examples.label.meta.root_names())
+    columns |= {examples.event_time} - {""} | set(examples.label.meta.root_names()) | set(split.group)
     rows = tables.dataset(snapshots[examples.source], sorted(columns))
     label = partial(_label_block, features=features, examples=examples, task=task, split=split, until=until)
     # Few blocks, since each view is joined with each block; but large blocks do not get larger.
@@ -78,11 +81,18 @@ def build_frame(
     labeled = rows.repartition(blocks).map_batches(label, batch_size=None, batch_format="pyarrow").materialize()
     if not labeled.count():
         raise DataError("data.no_examples", source=examples.source)
+    rows_left, purged = purge_blocks(labeled.to_arrow_refs(), split)
     sources = {view.source: tables.parts(snapshots[view.source])[1] for view in features.views}
-    joined = point_in_time_join(features.views, labeled.to_arrow_refs(), sources, default_parallelism())
+    joined = point_in_time_join(features.views, rows_left, sources, default_parallelism())
     schema = frame_schema(features)
     typed = ray.data.from_arrow_refs(joined).map_batches(partial(_cast_block, schema=schema), **WHOLE_BLOCKS)
-    return tables.write(name, typed, schema, key, replace=True)
+    return tables.write(name, typed, schema, key, replace=True, properties={_PURGED: purged.model_dump_json()})
+
+
+def purged_rows(tables: Tables, frame: Snapshot) -> Purged:
+    """Return how many rows a frame's split purged; a frame from before rows were counted has none."""
+    text = tables.properties(frame).get(_PURGED)
+    return Purged.from_stored(text) if text else Purged()
 
 
 class OfflineFeatureReader:
@@ -178,8 +188,7 @@ def _require_labels(task: Task, labels: pl.Series, source: str) -> None:
 def _label_block(
     block: pa.Table, features: FeatureSet, examples: Examples, task: Task, split: Split, until: datetime | None
 ) -> pa.Table:
-    rows = build_examples(pl.DataFrame(block), features, examples, task, until)
-    return rows.with_columns(split.split_expr().alias(SPLIT)).drop_nulls(SPLIT).to_arrow()
+    return assign_parts(build_examples(pl.DataFrame(block), features, examples, task, until, split), split).to_arrow()
 
 
 def _cast_block(block: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -187,7 +196,12 @@ def _cast_block(block: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def build_examples(
-    rows: pl.DataFrame, features: FeatureSet, examples: Examples, task: Task, until: datetime | None
+    rows: pl.DataFrame,
+    features: FeatureSet,
+    examples: Examples,
+    task: Task,
+    until: datetime | None,
+    split: Split | None = None,
 ) -> pl.DataFrame:
     """Return the examples among the rows of a source, with id, as_of, label, label_known_at and request-time features.
 
@@ -197,6 +211,7 @@ def build_examples(
         examples: Which columns hold id, label and times.
         task: What the model predicts.
         until: Leave out examples whose label became known later; None: none.
+        split: Adds the column GROUP for a split by groups.
 
     Raises:
         DataError: A label does not fit the task.
@@ -207,6 +222,7 @@ def build_examples(
         pl.col(examples.id).cast(pl.String).alias(ID),
         label_values(task, examples.label, labels.dtype).alias(LABEL),
         pl.col(examples.label_known_at).cast(INSTANT).alias(LABEL_KNOWN_AT),
+        *([group_expr(split.group)] if split and split.group else []),
     )
     dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
     request = rows if features.as_of is not None else rows.with_columns(dated)
@@ -236,10 +252,12 @@ def frame_key(
         "sources": {name: snapshot.id for name, snapshot in sorted(snapshots.items())},
         "label": examples.label.meta.serialize(format="json"),
         "examples": [examples.source, examples.id, examples.label_known_at],
-        "split": split.model_dump(mode="json"),
+        "split": split.model_dump(mode="json", exclude=None if split.group else {"group"}),
         "until": until.isoformat() if until else "",
     }
     # Frames that are older than these fields keep their keys, as long as the fields are empty.
     body |= {"classes": task.classes} if task.classes else {}
     body |= {"event_time": examples.event_time} if examples.event_time else {}
+    # Frames from before late labels were purged have other rows.
+    body |= {"purges": True} if split.purges else {}
     return json_fingerprint(body)

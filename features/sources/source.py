@@ -172,8 +172,12 @@ class Examples:
     """Column that dates an example; needed when the feature set has views and no ``as_of``."""
 
 
-def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Source, ...]) -> None:
+def require_columns(
+    features: FeatureSet, examples: Examples, sources: tuple[Source, ...], group: Sequence[str] = ()
+) -> None:
     """Check that the sources declare every column that views and examples use, with the same kind and protection.
+
+    ``group`` are the columns by which the examples are split.
 
     A column that is hashed in its source must also be hashed in the request, or keys would not match.
 
@@ -184,7 +188,8 @@ def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Sou
     used = {f"feature view {v.name!r}": (v.source, v.source_columns) for v in features.views}
     request = tuple(c.name for c in features.request)
     dated = (examples.event_time,) if examples.event_time else ()
-    columns_of_examples = (examples.id, examples.label_known_at, *dated, *request, *examples.label.meta.root_names())
+    label = examples.label.meta.root_names()
+    columns_of_examples = (examples.id, examples.label_known_at, *dated, *request, *label, *group)
     used["examples"] = (examples.source, columns_of_examples)
     for user, (source, columns) in used.items():
         if source not in declared:
@@ -196,6 +201,10 @@ def require_columns(features: FeatureSet, examples: Examples, sources: tuple[Sou
     for view in features.views:
         _require_kinds(view, kinds[view.source])
     _require_example_kinds(features, examples, kinds[examples.source])
+    for name in group:
+        if kinds[examples.source][name] == "tensor":
+            user, expected = f"the split of source {examples.source!r}", "category, number or timestamp"
+            raise _kind_error(user, examples.source, name, "tensor", expected)
 
 
 def _require_equal_protection(

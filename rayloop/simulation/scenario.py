@@ -20,9 +20,9 @@ from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
 from deployments.rollout.controller import RolloutStatus
-from features.offline.training_frame import LABEL, LABEL_KNOWN_AT, label_values
+from features.offline.training_frame import LABEL, label_values
 from features.online.feature_reader import request_features
-from features.types import AS_OF, ID, INSTANT
+from features.types import AS_OF, ID, INSTANT, LABEL_KNOWN_AT
 from monitoring.detection.alarm_actions import AlarmEntry
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -199,8 +199,7 @@ def _sound_challenger(
 ) -> tuple[FrameView, str]:
     """Train on all that was known when the rollout begins."""
     now = plan.sound.start
-    split = context.project.split.for_retrain(now, context.project.retrain.holdout)
-    frame = feature_data.training_frame(context, snapshots, split, now)
+    frame = feature_data.retrain_frame(context, snapshots, now)
     with context.progress.stage("train"):
         candidate = build_version(context, frame, recipe, f"all data until {now:%Y-%m-%d}")
     return frame, candidate.version.version

@@ -78,8 +78,18 @@ def training_frame(
             )
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, RayloopError) else error) from error
-        context.progress(f"training frame: {snapshot.rows:,} rows, snapshot {snapshot.id}")
-        return FrameView(context, snapshot)
+        frame = FrameView(context, snapshot)
+        purged = f"; purged {frame.purged}" if frame.purged else ""
+        context.progress(f"training frame: {snapshot.rows:,} rows, snapshot {snapshot.id}{purged}")
+        if warning := (split or project.split).warning(*frame.period):
+            context.progress(f"WARNING: {warning}")
+        return frame
+
+
+def retrain_frame(context: ProjectContext, snapshots: Snapshots, now: datetime) -> FrameView:
+    """Join the examples whose labels are known at ``now``, split as a retrain at that time holds rows out."""
+    project = context.project
+    return training_frame(context, snapshots, project.split.for_retrain(now, project.retrain.holdout), now)
 
 
 def materialize_online(

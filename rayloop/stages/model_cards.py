@@ -9,7 +9,7 @@ import pyarrow as pa
 from cluster.registry import Run
 from cluster.times import format_utc
 from features.offline.training_frame import LABEL
-from features.split import TEST, TRAIN, VALIDATION
+from features.split import PARTS, TRAIN
 from features.types import AS_OF
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -34,7 +34,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
     """Collect the facts of a model card."""
     context, frame = build.context, build.frame
     project, fit_result = context.project, evaluation.fit_result
-    parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in (TRAIN, VALIDATION, TEST))
+    parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in PARTS)
     features = _feature_facts(context, frame)
     model = {"kind": fit_result.spec.name, "temperature": fit_result.temperature, **fit_result.spec.parameters}
     return model_card.ModelCard(
@@ -77,6 +77,7 @@ def _part_facts(frame: FrameView, split: str, mean: bool) -> model_card.SplitFac
         start=format_utc(when["min"] / 1e6),
         end=format_utc(when["max"] / 1e6),
         label_mean=float(rows[LABEL].to_numpy().mean()) if mean else None,
+        purged=frame.purged.total(split),
     )
 
 

@@ -9,7 +9,7 @@ from cluster.values import ModelVersion
 from features.manifest import Manifest
 from rayloop.context import ProjectContext
 from rayloop.stages.candidate import Candidate, Recipe
-from rayloop.stages.feature_data import ingest_sources, materialize_online, snapshots_of, training_frame
+from rayloop.stages.feature_data import ingest_sources, materialize_online, retrain_frame, snapshots_of
 from rayloop.stages.train_version import build_version
 from trainers.config import ModelSpec, TrainConfig
 
@@ -21,7 +21,7 @@ def retrain_champion(context: ProjectContext, until: datetime) -> Candidate:
         raise VersionNotFound("registry.no_champion", model=project.name)
     snapshots = snapshots_of(ingest_sources(context))
     materialize_online(context, snapshots, until)
-    frame = training_frame(context, snapshots, project.split.for_retrain(until, project.retrain.holdout), until)
+    frame = retrain_frame(context, snapshots, until)
     with context.progress.stage("train"):
         return build_version(context, frame, _load_recipe(context, champion), f"retrained {until:%Y-%m-%d}")
 

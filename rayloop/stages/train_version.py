@@ -13,7 +13,7 @@ from cluster.values import GateReport, Snapshot
 from features.manifest import PROFILE_FILE, Manifest
 from features.profiles.profile import append_output, output_column
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
-from features.split import TRAIN, VALIDATION
+from features.split import PARTS, TRAIN, VALIDATION
 from features.types import AS_OF
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -237,6 +237,7 @@ def _origin(build: CandidateBuild) -> dict[str, str]:
 def _log_quality(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:
     run.log_parameters(_flat(build.recipe))
     run.log_metrics({f"test_{name}": value for name, value in evaluation.quality.items()})
+    run.log_metrics({f"purged_{part}": build.frame.purged.total(part) for part in PARTS})
 
 
 def _log(run: Run, build: CandidateBuild, evaluation: CandidateEvaluation) -> None:

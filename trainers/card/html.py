@@ -126,9 +126,12 @@ def _attributions(card: ModelCard) -> str:
 
 
 def _data(card: ModelCard) -> str:
-    rows = [(p.name, f"{p.rows:,}", p.start, p.end, figure(p.label_mean)) for p in card.parts]
-    caption = f"{card.task.kind.capitalize()}; the label is {card.task.label}."
-    return section("Data", caption, table(("part", "rows", "from", "to", "mean label"), rows))
+    rows = [(p.name, f"{p.rows:,}", f"{p.purged:,}", p.start, p.end, figure(p.label_mean)) for p in card.parts]
+    caption = (
+        f"{card.task.kind.capitalize()}; the label is {card.task.label}. Purged rows are in no part: their label was "
+        "not known by the end of the part, or their group is in an earlier part."
+    )
+    return section("Data", caption, table(("part", "rows", "purged", "from", "to", "mean label"), rows))
 
 
 def _features(card: ModelCard) -> str:

@@ -14,13 +14,17 @@ NOTABLE = 1.1
 
 
 class SplitFacts(Frozen):
-    """Rows of a split: their number, period (ISO 8601, UTC) and mean label; None for a multiclass task."""
+    """Rows of a split: their number, period (ISO 8601, UTC) and mean label; None for a multiclass task.
+
+    ``purged`` is how many other rows the split left out.
+    """
 
     name: str
     rows: int
     start: str
     end: str
     label_mean: float | None = None
+    purged: int = 0
 
 
 class FeatureFacts(Frozen):

@@ -12,6 +12,7 @@ from cluster.values import Snapshot
 from features.builders import derive
 from features.definitions import Column, FeatureSet
 from features.encoder import Encoder
+from features.offline.purge import Purged
 from features.sources.source import Examples, Source
 from features.split import TimeSplit
 from rayloop.frame_view import FrameView
@@ -34,6 +35,7 @@ class InMemoryFrame(FrameView):
         self.rows = pa.concat_tables([rows, tested])
         self.snapshot = Snapshot(table="late.frame", id=1, rows=self.rows.num_rows)
         self.encoder = Encoder.fit(COLUMNS, part(rows, "train"))
+        self.purged = Purged(late={"train": 3, "validation": 0, "test": 2}, straddling={"test": 1})
         self.data = None  # type: ignore[assignment]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from unittest.mock import patch
 
 import polars as pl
@@ -16,9 +17,10 @@ from features.builders import category
 from features.definitions import FeatureSet
 from features.events import entity_partition
 from features.offline import point_in_time
+from features.offline.purge import Purged, assign_parts, count_block, count_parts, keep_rows, straddling_groups
 from features.sources.source import Examples
-from features.split import HashSplit
-from features.types import AS_OF
+from features.split import PARTS, HashSplit, TimeSplit
+from features.types import AS_OF, INSTANT
 from tests.factories.errors import raises
 from tests.factories.features.skewed_events import VIEWS, events, rows
 
@@ -108,6 +110,51 @@ def test_build_frame_with_other_classes_or_event_time_is_another_frame(cluster: 
     )
     assert first["label"].equals(1.0 - turned["label"])
     assert not turned[AS_OF].equals(later[AS_OF])
+
+
+def test_build_frame_with_a_time_split_purges_late_labels_and_straddling_groups(cluster: Settings) -> None:
+    from features.offline.training_frame import build_examples, build_frame, purged_rows
+
+    tables, history = Tables(cluster), events(2000).with_row_index("n").cast({"n": pl.String})
+    landed = {"events": tables.append("frame.purged", history.to_arrow().cast(_plain(history)))}
+    features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
+    examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
+    task = Task(kind="regression", label="x")
+    first, last = history.select(pl.col("at").min().alias("first"), pl.col("at").max().alias("last")).row(0)
+    dates = [first + (last - first) * share for share in (0.0, 0.5, 0.75, 1.0)]
+    names = ("start", "validate_from", "test_from", "end")
+    for group in ((), ("a", "b")):
+        split = TimeSplit(**dict(zip(names, dates, strict=True)), group=group)
+        alone = build_examples(pl.DataFrame(history), features, examples, task, None, split)
+        counts = count_block(parts := assign_parts(alone, split))
+        expected = keep_rows(parts, straddling_groups([counts]))
+        snapshot = build_frame(features, examples, task, split, landed, tables, "frame.by_time")
+        frame = pl.DataFrame(tables.read(snapshot.table, snapshot.id, ["id", "split"]))
+        assert frame.sort("id").equals(expected.select("id", "split").sort("id"))
+        assert purged_rows(tables, snapshot) == Purged.between(counts.dated, counts.known, count_parts(expected))
+        assert 0 < frame.height < parts.height
+
+
+def test_build_frame_of_a_split_that_purges_a_part_is_refused_with_dates(cluster: Settings) -> None:
+    from features.offline.training_frame import build_frame
+
+    start, day = datetime(2024, 3, 1, tzinfo=UTC), timedelta(days=1)
+    at = [start + i * timedelta(hours=1) for i in range(24 * 90)]
+    rows = pl.DataFrame({"n": [str(i) for i in range(len(at))], "a": ["x"] * len(at), "x": [0.5] * len(at)})
+    late = rows.with_columns(
+        at=pl.Series(at, dtype=INSTANT), known=pl.Series([t + 10 * day for t in at], dtype=INSTANT)
+    )
+    tables = Tables(cluster)
+    landed = {"events": tables.append("frame.late", late.to_arrow().cast(_plain(late)))}
+    examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
+    features, task = FeatureSet(name="set", request=category("a")), Task(kind="regression", label="x")
+    split = TimeSplit(start=start, validate_from=start + 60 * day, test_from=start + 65 * day, end=start + 90 * day)
+    with raises(DataError, "data.split_purged", part="validation", test_from=split.test_from.isoformat()) as refused:
+        build_frame(features, examples, task, split, landed, tables, "frame.refused")
+    named = datetime.fromisoformat(str(refused.value.fields["validate_from"]))
+    working = split.model_copy(update={"validate_from": named})
+    frame = build_frame(features, examples, task, working, landed, tables, "frame.refused")
+    assert set(tables.read(frame.table, frame.id, ["split"])["split"].to_pylist()) == set(PARTS)
 
 
 def _plain(frame: pl.DataFrame) -> pa.Schema:

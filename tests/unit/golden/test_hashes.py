@@ -73,10 +73,14 @@ def test_split_by_hash_and_by_time_is_unchanged() -> None:
     parts = ids.select(HashSplit(validation=0.2, test=0.3).split_expr().alias("split")).get_column("split").to_list()
     moments = [datetime(2024, month, 1, tzinfo=UTC) for month in range(1, 13)]
     split = TimeSplit(start=moments[1], validate_from=moments[4], test_from=moments[7], end=moments[10])
-    times = pl.DataFrame({"as_of": pl.Series(moments, dtype=pl.Datetime("us", "UTC"))})
+    instants = pl.Series(moments, dtype=pl.Datetime("us", "UTC"))
+    times = pl.DataFrame({"as_of": instants, "label_known_at": instants})
     golden(
         "split",
-        {"hash": "".join(part[0] for part in parts), "time": times.select(split.split_expr())["literal"].to_list()},
+        {
+            "hash": "".join(part[0] for part in parts),
+            "time": times.select(split.split_expr().alias("split")).get_column("split").to_list(),
+        },
     )
 
 

@@ -32,6 +32,7 @@ from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import ChallengerConfig, ServerConfig
 from deployments.telemetry.unshipped_rows import UnshippedCounter, read_remainders
 from features.manifest import MANIFEST_FILE, Manifest
+from features.offline.purge import Purged
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.notification_payloads import Notification, alertmanager_body, webhook_body
@@ -373,6 +374,20 @@ def test_stored_gate_report_is_read(path: Path) -> None:
     assert GateReport.from_stored(path.read_bytes()) == samples.REPORT
 
 
+# Training frames.
+
+PURGED = Purged(late={"train": 9, "validation": 4, "test": 0}, straddling={"train": 0, "validation": 1, "test": 2})
+
+
+def test_counts_of_purged_rows_are_written_unchanged() -> None:
+    stored("purged.json", PURGED.model_dump_json().encode())
+
+
+@pytest.mark.parametrize("path", formats("purged.json"))
+def test_stored_counts_of_purged_rows_are_read(path: Path) -> None:
+    assert Purged.from_stored(path.read_bytes()) == PURGED
+
+
 # Backups.
 
 BACKUP = BackupManifest(
@@ -494,6 +509,7 @@ READERS: dict[str, Callable[[Path, Path], object]] = {
     "reference.json": lambda path, folder: ReferenceProfile.from_bytes(path.read_bytes()).to_bytes(),
     "card.json": lambda path, folder: ModelCard.from_stored(path.read_bytes()),
     "baselines.json": lambda path, folder: baselines.load(_context(_put(path, folder))),
+    "purged.json": lambda path, folder: Purged.from_stored(path.read_bytes()),
     "gate.json": lambda path, folder: GateReport.from_stored(path.read_bytes()),
     "cluster.json": lambda path, folder: processes(Settings(home=_put(path, folder))),
     "trials/000001.json": _read_trial,

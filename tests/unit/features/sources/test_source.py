@@ -194,3 +194,9 @@ def test_require_columns_accepts_columns_read_as_text_and_derived_ones() -> None
     )
     require_columns(feature_set(views=(texts, derived)), examples(), (source(),))
     require_columns(feature_set(as_of=None), examples(event_time="at"), (source(),))
+
+
+def test_require_columns_of_a_split_by_an_undeclared_group_is_refused() -> None:
+    require_columns(feature_set(), examples(), (source(),), group=("shop", "at"))
+    with raises(ProjectError, "project.unknown_column", source="visits", columns=["customer"]):
+        require_columns(feature_set(), examples(), (source(),), group=("shop", "customer"))

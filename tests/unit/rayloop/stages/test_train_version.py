@@ -13,6 +13,7 @@ from cluster.errors import GateFailed
 from cluster.names import CHAMPION
 from cluster.registry import GATE_TAG
 from cluster.settings import Settings
+from features.split import PARTS
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import Location
@@ -75,6 +76,9 @@ def test_build_version_logs_a_card_with_checks_and_lineage(
     }
     assert (card.lineage.champion, card.lineage.run_id) == ("late v1", second.version.run_id)
     assert [p.rows for p in card.parts] == [480, 120, 1000]
+    assert [p.purged for p in card.parts] == [3, 0, 3]
+    logged = MlflowClient(tracking_uri=at_work.settings.mlflow_uri).get_run(second.version.run_id).data.metrics
+    assert [logged[f"purged_{part}"] for part in PARTS] == [3.0, 0.0, 3.0]
     assert card.limits[0] == "Not for Mondays"
     gaps = {f.name: f.missing for f in card.features}
     assert gaps["gappy"] == pytest.approx(0.3, abs=0.06)
