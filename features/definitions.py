@@ -237,6 +237,22 @@ class FeatureView(Frozen):
         return None if self.ttl is None else self.ttl // _MICROSECOND
 
 
+class OutcomeView(FeatureView):
+    """What happens to an entity in a window after a row: for labels, not for features.
+
+    A window goes by event time: looked up at t + window, it has the events of (t, t + window] that are known ``settle``
+    later.
+    """
+
+    settle: timedelta = timedelta(0)
+    """How long after the window its events may become known and still count."""
+
+    @property
+    def settle_us(self) -> int:
+        """The time to settle in microseconds."""
+        return self.settle // _MICROSECOND
+
+
 class FeatureSet(Frozen):
     """The ordered features that one model uses, and the request columns that they need."""
 

@@ -15,6 +15,13 @@ ID = "id"
 LABEL_KNOWN_AT = "label_known_at"
 """Column with the time from which an example's label was known."""
 
+KNOWN_FROM = "__known_from"
+"""Column of a source's table: from when a row's values are known; null for those with which the row first landed."""
+KNOWN_UNTIL = "__known_until"
+"""Column beside it, computed where rows are read: from when a later version of the row replaces these values."""
+
+KNOWN_FROM_TYPE = pa.timestamp("us", tz="UTC")
+
 INSTANT = pl.Datetime("us", "UTC")
 """Type of time columns."""
 

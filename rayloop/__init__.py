@@ -18,6 +18,8 @@ Data:
     iceberg: Read a table of another Iceberg catalog.
     sql: Read the result of a SQL query.
     kafka: Read the messages of Kafka topics.
+    feedback: The labels that a model received, with their logged predictions, as a source.
+    label_within: Declare a label that depends on later rows, such as "bought again within 90 days".
 
 Columns:
     Column: A column by name, kind and handling of personal data.

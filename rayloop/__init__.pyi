@@ -19,6 +19,8 @@ from features.definitions import Entity as Entity
 from features.definitions import FeatureSet as FeatureSet
 from features.definitions import FeatureView as FeatureView
 from features.definitions import Latest as Latest
+from features.sources.feedback import feedback as feedback
+from features.sources.outcome_labels import label_within as label_within
 from features.sources.readers import csv as csv
 from features.sources.readers import iceberg as iceberg
 from features.sources.readers import kafka as kafka

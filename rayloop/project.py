@@ -19,6 +19,7 @@ from cluster.values import Task
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import Serving
 from features.definitions import FeatureSet, FeatureView
+from features.outcomes import LabelWithin
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split
 from monitoring.drift_policy import DriftPolicy
@@ -126,6 +127,8 @@ class Project:
         self._require_metrics()
         self._require_parameters()
         self._require_segments()
+        if self.simulation is not None and isinstance(self.examples.label, LabelWithin):
+            raise ProjectError("project.simulation_label", project=self.name)
 
     def view(self, name: str) -> FeatureView:
         """Return the feature view of this name. Raises ProjectError when it is not declared."""

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.evidence import estimates, ladder, leak, quiet_year, sabotage
+from benchmarks.evidence import estimates, ladder, leak, quiet_year, rebuild, sabotage
 from benchmarks.evidence import rows as rows_to_harm
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[bool, Callable[[str], None]], Iterable[Row]]] = {
     "ladder": ladder.rows,
     "sabotage": sabotage.rows,
     "sound": sabotage.sound_rows,
+    "rebuild": rebuild.rows,
 }
 
 

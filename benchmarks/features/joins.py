@@ -93,11 +93,12 @@ class JoinCluster:
 
         from features.offline.distributed_join import point_in_time_join
         from features.sources.ingestion import default_parallelism
+        from features.sources.stored_rows import stored_parts
 
         read = ray.remote(_read)
         blocks = [read.remote(part) for part in self._tables.parts(ingested.rows)[1]]
         features = point_in_time_join(
-            views(case), blocks, {"events": self._tables.parts(ingested.events)[1]}, default_parallelism()
+            views(case), blocks, {"events": stored_parts(self._tables, ingested.events)}, default_parallelism()
         )
         ray.wait(features, num_returns=len(features), fetch_local=False)
         return features

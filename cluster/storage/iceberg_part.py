@@ -32,6 +32,17 @@ class IcebergPart:
         """Rows of the file, including deleted ones."""
         return self.task.file.record_count
 
+    @property
+    def path(self) -> str:
+        """Where the file is; another file never has its path."""
+        return self.task.file.file_path
+
+    def count_present(self, column: str) -> int:
+        """Return in how many rows a column is not null, by the file's statistics: 0 if the file is older than it."""
+        field = self.schema.find_field(column).field_id
+        nulls = (self.task.file.null_value_counts or {}).get(field)
+        return 0 if nulls is None else self.rows - nulls
+
     def table(self, columns: Sequence[str]) -> pa.Table:
         """Read all rows at once."""
         selection = self.schema.select(*columns)

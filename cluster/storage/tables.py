@@ -187,6 +187,23 @@ class Tables(TableCatalog):
         files = [IcebergPart(table.metadata, table.io, scan.projection(), task) for task in scan.plan_files()]
         return arrow_schema(scan.projection()), files
 
+    def table_properties(self, name: str) -> dict[str, str]:
+        """Return the properties of a table. Raises SnapshotNotFound."""
+        return dict(self.load(name).properties)
+
+    @retry(
+        retry=retry_if_exception_type(CommitFailedException),
+        stop=stop_after_attempt(8),
+        wait=wait_random_exponential(0.1, max=2.0),
+        reraise=True,
+    )
+    def set_properties(self, name: str, schema: pa.Schema, properties: Mapping[str, str]) -> None:
+        """Set properties of a table, which is created with ``schema`` when it does not exist."""
+        table = self.load_or_create(name, schema)
+        if any(table.properties.get(key) != value for key, value in properties.items()):
+            with table.transaction() as change:
+                change.set_properties(dict(properties))
+
     def has_snapshot(self, snapshot: Snapshot) -> bool:
         """Return whether a snapshot can still be read."""
         return self.exists(snapshot.table) and self.load(snapshot.table).snapshot_by_id(snapshot.id) is not None

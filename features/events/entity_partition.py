@@ -17,7 +17,16 @@ import numpy as np
 import polars as pl
 
 from features.definitions import FeatureView
-from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, epoch_us, key_as_text
+from features.events.event_history import (
+    EVENT_TIME,
+    FOREVER,
+    KNOWN_AT,
+    SEEN_FROM,
+    SEEN_UNTIL,
+    TIE_BREAKER,
+    epoch_us,
+    key_as_text,
+)
 from features.types import AS_OF
 
 PARTITION_EVENTS = 1 << 21
@@ -149,12 +158,23 @@ def select_events(view: FeatureView, partition: Partition, pieces: Iterator[pl.D
         recent.append(piece.filter((pl.col(KNOWN_AT) > oldest) & (pl.col(KNOWN_AT) <= partition.until)))
         if view.latest and view.ttl_us is None:
             early = piece.filter(pl.col(KNOWN_AT) <= oldest)
-            older = context_rows(view, early if older is None else pl.concat([older, early]))
+            older = context_rows(view, early if older is None else pl.concat([older, early]), oldest)
     return pl.concat([*([] if older is None else [older]), *recent])
 
 
-def context_rows(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:
-    """Return the newest event of each entity, by the order that the view defines."""
+def context_rows(view: FeatureView, history: pl.DataFrame, oldest: int = _LAST) -> pl.DataFrame:
+    """Return the newest event of each entity, by the order that the view defines.
+
+    Args:
+        view: The view.
+        history: A history; of one with versions, also those stay that rows after ``oldest`` may see or not.
+        oldest: Microseconds since the epoch.
+    """
+    if SEEN_FROM in history.columns:
+        open_ended = (pl.col(SEEN_UNTIL) != FOREVER) | (pl.col(SEEN_FROM) > oldest)
+        indexed = history.with_row_index("__place")
+        newest = context_rows(view, indexed.filter(~open_ended).drop(SEEN_FROM, SEEN_UNTIL), oldest)
+        return indexed.filter(open_ended | pl.col("__place").is_in(newest["__place"].implode())).drop("__place")
     order = history.sort(EVENT_TIME, KNOWN_AT, *([TIE_BREAKER] if view.ties else []), maintain_order=True)
     return order.unique(list(view.entity.keys), keep="last", maintain_order=True)
 

@@ -10,10 +10,15 @@ from __future__ import annotations
 import polars as pl
 
 from cluster.errors import DataError
-from features.definitions import Aggregate, FeatureView, Latest, require_present
+from features.definitions import Aggregate, FeatureView, Latest, OutcomeView, require_present
+from features.types import KNOWN_FROM, KNOWN_UNTIL
 
 KNOWN_AT, EVENT_TIME, TIE_BREAKER = "__at", "__event", "__tie"
 """Columns of a history: from when an event counts, when it happened, and what decides between equal times."""
+SEEN_FROM, SEEN_UNTIL = "__seen_from", "__seen_until"
+"""Columns of a history of rows with versions: a row sees the event if its time is in [from, until)."""
+FOREVER = 2**63 - 1
+"""``SEEN_UNTIL`` of a version that nothing replaces."""
 
 MAX_UNITS = 2**52
 """Largest value in units of its resolution. Beyond it, float64 has no exact halves, and sums of squares exceed 127
@@ -27,7 +32,8 @@ def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
     """Convert rows of a view's source to its history.
 
     An event counts from the later of its known-at and its event time. Events without a key, event time or known-at
-    time are left out: no row can ever see them.
+    time are left out: no row can ever see them. A version of a row is an event too, which is seen from when the version
+    is known until the next one is; its place in windows is that of its own times.
 
     Args:
         view: The view.
@@ -36,7 +42,8 @@ def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
     Returns:
         One row for each event, in the order of ``rows``. Keys as text; ``KNOWN_AT`` and ``EVENT_TIME`` int64; for
         views with ``ties``, ``TIE_BREAKER`` float64, never null; ``value_column(aggregate)`` for each aggregated
-        column; ``latest_column(latest)`` for each latest.
+        column; ``latest_column(latest)`` for each latest. If the rows have ``KNOWN_UNTIL``: ``SEEN_FROM`` and
+        ``SEEN_UNTIL``, int64.
 
     Raises:
         DataError: A column is missing, a time has no zone, or a key or value has an unsuitable type.
@@ -49,13 +56,29 @@ def build_history(view: FeatureView, rows: pl.DataFrame) -> pl.DataFrame:
     known = epoch_us(rows.schema, view.known_at, where, up=True) if view.known_at else event + view.delay_us
     # max_horizontal skips nulls: a missing known-at must stay missing.
     counts_from = pl.when(known.is_not_null()).then(pl.max_horizontal(event, known))
-    times = [counts_from.alias(KNOWN_AT), event.alias(EVENT_TIME)]
+    place = pl.when(known.is_not_null()).then(event) if isinstance(view, OutcomeView) else counts_from
+    times = [place.alias(KNOWN_AT), event.alias(EVENT_TIME)]
     ties = [_tie_breaker(view, rows.schema).alias(TIE_BREAKER)] if view.ties else []
     values = {value_column(a): _value(view, a, rows.schema).alias(value_column(a)) for a in view.aggregates}
     latest = [_latest_value(view, f, rows.schema).alias(latest_column(f)) for f in view.latest]
     keys = [key_as_text(rows.schema, key, where) for key in view.entity.keys]
-    history = rows.select(*keys, *times, *ties, *values.values(), *latest)
-    return history.drop_nulls([*view.entity.keys, KNOWN_AT, EVENT_TIME])
+    seen = _seen(view, rows.schema, place, counts_from)
+    history = rows.select(*keys, *times, *ties, *values.values(), *latest, *seen)
+    present = history.drop_nulls([*view.entity.keys, KNOWN_AT, EVENT_TIME])
+    return present.filter(pl.col(SEEN_FROM) < pl.col(SEEN_UNTIL)) if seen else present
+
+
+def seen_at(history: pl.DataFrame, at_us: int) -> pl.DataFrame:
+    """Return the events of a history that a row at ``at_us`` sees, without the columns that say so.
+
+    Args:
+        history: A history, with or without versions.
+        at_us: Microseconds since the epoch.
+    """
+    if SEEN_FROM not in history.columns:
+        return history
+    seen = (pl.col(SEEN_FROM) <= at_us) & (pl.col(SEEN_UNTIL) > at_us)
+    return history.filter(seen).drop(SEEN_FROM, SEEN_UNTIL)
 
 
 def value_column(aggregate: Aggregate) -> str:
@@ -117,6 +140,18 @@ def key_as_text(schema: pl.Schema, key: str, where: str) -> pl.Expr:
     if schema[key].is_float():
         raise DataError("data.float_key", column=key, type=str(schema[key]), where=where)
     return pl.col(key).cast(pl.String)
+
+
+def _seen(view: FeatureView, schema: pl.Schema, place: pl.Expr, counts_from: pl.Expr) -> list[pl.Expr]:
+    """From when and until when each event is seen, never before its place; nothing if that is always from its place."""
+    where, settle_us = f"feature view {view.name!r}", view.settle_us if isinstance(view, OutcomeView) else 0
+    since, until = counts_from, pl.lit(FOREVER, pl.Int64)
+    if KNOWN_UNTIL in schema:
+        since = pl.max_horizontal(counts_from, epoch_us(schema, KNOWN_FROM, where, up=True))
+        until = (epoch_us(schema, KNOWN_UNTIL, where, up=True) - settle_us).fill_null(FOREVER)
+    elif not isinstance(view, OutcomeView):
+        return []
+    return [pl.max_horizontal(place, since - settle_us).alias(SEEN_FROM), until.alias(SEEN_UNTIL)]
 
 
 def _value(view: FeatureView, aggregate: Aggregate, schema: pl.Schema) -> pl.Expr:

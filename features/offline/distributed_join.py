@@ -21,12 +21,12 @@ import pyarrow as pa
 import ray
 
 from cluster.errors import DataError
-from cluster.storage.iceberg_part import IcebergPart
 from features.definitions import FeatureView
 from features.events import entity_partition
 from features.events.entity_partition import Partition, Partitioning
 from features.events.event_history import build_history
 from features.offline.point_in_time import build_index, look_up_features
+from features.sources.stored_rows import StoredPart
 from features.types import AS_OF
 
 Reference = Any
@@ -38,7 +38,7 @@ _CPUS = 0.5
 def point_in_time_join(
     views: Sequence[FeatureView],
     blocks: Sequence[Reference],
-    sources: Mapping[str, Sequence[IcebergPart]],
+    sources: Mapping[str, Sequence[StoredPart]],
     max_tasks: int,
 ) -> list[Reference]:
     """Join blocks of rows with the features of views, on the cluster.
@@ -89,14 +89,14 @@ class _TaskPool:
         return list(results)
 
 
-def _event_count(view: FeatureView, sources: Mapping[str, Sequence[IcebergPart]]) -> int:
+def _event_count(view: FeatureView, sources: Mapping[str, Sequence[StoredPart]]) -> int:
     files = sources[view.source]
     if not files:
         raise DataError("data.source_empty", view=view.name, source=view.source)
     return sum(file.rows for file in files)
 
 
-def _bucket_events(pool: _TaskPool, view: FeatureView, files: Sequence[IcebergPart], count: int) -> list[list[Any]]:
+def _bucket_events(pool: _TaskPool, view: FeatureView, files: Sequence[StoredPart], count: int) -> list[list[Any]]:
     """For each data file, statistics and buckets; with one bucket, the file itself, to be read where it is joined."""
     if count == 1:
         return [[None, file] for file in files]
@@ -133,7 +133,7 @@ def _join(
 
 
 @ray.remote(num_cpus=_CPUS)
-def _partition_events(file: IcebergPart, view: FeatureView, count: int) -> Any:
+def _partition_events(file: StoredPart, view: FeatureView, count: int) -> Any:
     """For each bucket the number of events and a sample of their known-at times; and the history of each bucket."""
     history = _history(view, file)
     numbers = entity_partition.assign_buckets(history, view.entity.keys, count)
@@ -175,8 +175,8 @@ def _assemble_block(block: pa.Table, plans: list[Partitioning], features: list[l
     return pl.concat([rows, *of_views], how="horizontal").to_arrow()
 
 
-def _history(view: FeatureView, events: IcebergPart | Reference) -> pl.DataFrame:
+def _history(view: FeatureView, events: StoredPart | Reference) -> pl.DataFrame:
     """A history, built from a data file or fetched."""
-    if isinstance(events, IcebergPart):
+    if isinstance(events, StoredPart):
         return build_history(view, pl.DataFrame(events.table(view.source_columns)))
     return pl.DataFrame(ray.get(events))

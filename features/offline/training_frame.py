@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -20,19 +20,23 @@ from cluster.values import Snapshot, Task
 from features.definitions import Column, FeatureSet, FeatureView
 from features.offline.block_purge import purge_blocks
 from features.offline.distributed_join import point_in_time_join
+from features.offline.outcome_join import event_keys, label_blocks, newest_known
 from features.offline.point_in_time import EventIndex, index_events, look_up_features
 from features.offline.purge import Purged, assign_parts
 from features.online.feature_reader import request_features
+from features.outcomes import LabelWithin
 from features.sources.ingestion import WHOLE_BLOCKS, columns_schema, default_parallelism
 from features.sources.source import Examples
+from features.sources.stored_rows import find_corrections, read_rows, stored_parts
 from features.split import SPLIT, Split, group_expr
-from features.types import AS_OF, ID, INSTANT, LABEL_KNOWN_AT, arrow_type
+from features.types import AS_OF, ID, INSTANT, KNOWN_FROM, LABEL_KNOWN_AT, arrow_type
 
 LABEL = "label"
 
 _BLOCK_ROWS = 1 << 19
 _PURGED = "rayloop.purged"
 """Property of a frame's snapshot: its Purged."""
+_PLACE = "__place"
 
 
 def frame_schema(features: FeatureSet) -> pa.Schema:
@@ -64,7 +68,8 @@ def build_frame(
         snapshots: Snapshot of each source's table.
         tables: The catalog.
         name: Table of the frame.
-        until: Leave out examples whose label became known later.
+        until: Use what was known at this time: leave out examples whose label became known later, and of a corrected
+            row take the label that was known then. The features of a row are those that were known at its own time.
 
     Raises:
         DataError: No example is left, a label does not fit the task, or the split purges all rows of a part.
@@ -72,17 +77,27 @@ def build_frame(
     key = frame_key(features, examples, task, split, snapshots, until)
     if existing := tables.snapshot_for_key(name, key):
         return existing
-    columns = {examples.id, examples.label_known_at, *(c.name for c in features.request)}
-    columns |= {examples.event_time} - {""} | set(examples.label.meta.root_names()) | set(split.group)
+    columns = {*examples.columns, *(c.name for c in features.request), *split.group}
+    if isinstance(examples.label, LabelWithin):
+        until = newest_known(tables, snapshots[examples.label.view.source], examples.label, until)
+    corrections = find_corrections(tables, snapshots[examples.source])[0]
+    columns |= {*corrections.key, KNOWN_FROM} if corrections else set()
     rows = tables.dataset(snapshots[examples.source], sorted(columns))
-    label = partial(_label_block, features=features, examples=examples, task=task, split=split, until=until)
+    versions = _Versions(corrections.key, ray.put(corrections.rows(sorted(columns)))) if corrections else None
+    label = partial(
+        _label_block, features=features, examples=examples, task=task, split=split, until=until, versions=versions
+    )
     # Few blocks, since each view is joined with each block; but large blocks do not get larger.
     blocks = max(default_parallelism(), -(-snapshots[examples.source].rows // _BLOCK_ROWS))
     labeled = rows.repartition(blocks).map_batches(label, batch_size=None, batch_format="pyarrow").materialize()
     if not labeled.count():
         raise DataError("data.no_examples", source=examples.source)
-    rows_left, purged = purge_blocks(labeled.to_arrow_refs(), split)
-    sources = {view.source: tables.parts(snapshots[view.source])[1] for view in features.views}
+    refs = labeled.to_arrow_refs()
+    if isinstance(examples.label, LabelWithin):
+        events = stored_parts(tables, snapshots[examples.label.view.source])
+        refs = label_blocks(refs, examples.label, events, default_parallelism())
+    rows_left, purged = purge_blocks(refs, split)
+    sources = {view.source: stored_parts(tables, snapshots[view.source]) for view in features.views}
     joined = point_in_time_join(features.views, rows_left, sources, default_parallelism())
     schema = frame_schema(features)
     typed = ray.data.from_arrow_refs(joined).map_batches(partial(_cast_block, schema=schema), **WHOLE_BLOCKS)
@@ -185,14 +200,38 @@ def _require_labels(task: Task, labels: pl.Series, source: str) -> None:
         raise DataError("data.unknown_label", source=source, label=unknown[0], expected=expected)
 
 
+class _Versions(NamedTuple):
+    """Corrections of the examples' source."""
+
+    key: tuple[str, ...]
+    rows: ray.ObjectRef[Any]
+
+
 def _label_block(
-    block: pa.Table, features: FeatureSet, examples: Examples, task: Task, split: Split, until: datetime | None
+    block: pa.Table,
+    features: FeatureSet,
+    examples: Examples,
+    task: Task,
+    split: Split,
+    until: datetime | None,
+    versions: _Versions | None,
 ) -> pa.Table:
-    return assign_parts(build_examples(pl.DataFrame(block), features, examples, task, until, split), split).to_arrow()
+    corrections = Corrected(versions.key, ray.get(versions.rows)) if versions else None
+    rows = build_examples(pl.DataFrame(block), features, examples, task, until, split, corrections)
+    return assign_parts(rows, split).to_arrow()
 
 
 def _cast_block(block: pa.Table, schema: pa.Schema) -> pa.Table:
     return block.select(schema.names).cast(schema)
+
+
+class Corrected(NamedTuple):
+    """The corrections of a source."""
+
+    key: tuple[str, ...]
+    """Columns that identify a row."""
+    rows: pl.DataFrame
+    """The further versions of its rows, with ``KNOWN_FROM``."""
 
 
 def build_examples(
@@ -202,8 +241,13 @@ def build_examples(
     task: Task,
     until: datetime | None,
     split: Split | None = None,
+    corrections: Corrected | None = None,
 ) -> pl.DataFrame:
     """Return the examples among the rows of a source, with id, as_of, label, label_known_at and request-time features.
+
+    A corrected row is one example, in the place of its first version. Its label is the one that was known at ``until``,
+    known at the earliest when its version was. Its time and request columns are those of the newest version that was
+    known at that time, too, or of the first: what a request would have contained.
 
     Args:
         rows: Rows of the examples' source.
@@ -212,30 +256,80 @@ def build_examples(
         task: What the model predicts.
         until: Leave out examples whose label became known later; None: none.
         split: Adds the column GROUP for a split by groups.
+        corrections: Corrections of the source; ``rows`` then have the key, and ``KNOWN_FROM``.
 
     Raises:
         DataError: A label does not fit the task.
     """
-    labels = rows.select(examples.label.alias(LABEL))[LABEL]
-    _require_labels(task, labels, examples.source)
-    head = rows.select(
-        pl.col(examples.id).cast(pl.String).alias(ID),
-        label_values(task, examples.label, labels.dtype).alias(LABEL),
-        pl.col(examples.label_known_at).cast(INSTANT).alias(LABEL_KNOWN_AT),
-        *([group_expr(split.group)] if split and split.group else []),
+    if corrections is None:
+        labeled = _label_rows(rows, features, examples, task, split).drop_nulls([LABEL, LABEL_KNOWN_AT])
+    else:
+        first = rows.filter(pl.col(KNOWN_FROM).is_null()).with_row_index(_PLACE)
+        places = first.select(_PLACE, *corrections.key)
+        further = corrections.rows.join(places, on=list(corrections.key)).sort(KNOWN_FROM).select(first.columns)
+        versions = pl.concat([first, further])
+        whole = pl.concat(
+            [versions.select(_PLACE, KNOWN_FROM), _label_rows(versions.drop(_PLACE), features, examples, task, split)],
+            how="horizontal",
+        )
+        labeled = _newest_labels(whole, examples, until)
+    return labeled if until is None else labeled.filter(pl.col(LABEL_KNOWN_AT) <= pl.lit(until).cast(INSTANT))
+
+
+def _newest_labels(versions: pl.DataFrame, examples: Examples, until: datetime | None) -> pl.DataFrame:
+    """Of the versions of each row, in the order in which they were known, take what was known."""
+    landed = pl.col(KNOWN_FROM).is_null() | (pl.col(KNOWN_FROM) <= pl.lit(until).cast(INSTANT) if until else True)
+    dated = versions.filter(landed).drop_nulls(AS_OF)
+    is_known = pl.col(KNOWN_FROM).is_null() | (pl.col(KNOWN_FROM) <= pl.col(AS_OF))
+    # Versions that were not known at their own time come first, the earliest of them last.
+    unknown, sure = dated.filter(~is_known), dated.filter(is_known)
+    chosen = pl.concat([unknown.reverse(), sure]).unique(_PLACE, keep="last", maintain_order=True)
+    if isinstance(examples.label, LabelWithin):
+        return chosen.sort(_PLACE).drop(_PLACE, KNOWN_FROM)
+    is_label = pl.col(LABEL).is_not_null() & pl.col(LABEL_KNOWN_AT).is_not_null()
+    known_at = pl.when(is_label).then(pl.max_horizontal(LABEL_KNOWN_AT, KNOWN_FROM))
+    from_when = pl.coalesce(known_at, KNOWN_FROM)
+    known = versions if until is None else versions.filter((from_when <= pl.lit(until).cast(INSTANT)).fill_null(True))
+    labels = known.group_by(_PLACE, maintain_order=True).agg(
+        pl.col(LABEL).last(), known_at.last().alias(LABEL_KNOWN_AT)
     )
-    dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
+    both = chosen.drop(LABEL, LABEL_KNOWN_AT).join(labels, on=_PLACE).sort(_PLACE).drop(_PLACE, KNOWN_FROM)
+    return both.select(ID, LABEL, LABEL_KNOWN_AT, pl.exclude(ID, LABEL, LABEL_KNOWN_AT)).drop_nulls(
+        [LABEL, LABEL_KNOWN_AT]
+    )
+
+
+def _label_rows(
+    rows: pl.DataFrame, features: FeatureSet, examples: Examples, task: Task, split: Split | None
+) -> pl.DataFrame:
+    """All rows with id, as_of, label, label_known_at and request-time features."""
+    dated = pl.col(examples.time_column).cast(INSTANT).alias(AS_OF)
     request = rows if features.as_of is not None else rows.with_columns(dated)
     request_columns = request_features(features, request)
+    label = examples.label
+    if isinstance(label, LabelWithin):
+        known_at = (request_columns.get_column(AS_OF) + label.delay).alias(LABEL_KNOWN_AT)
+        of_label: list[pl.Expr | pl.Series] = [pl.lit(0.0).alias(LABEL), known_at, *event_keys(label)]
+    else:
+        labels = rows.select(label.alias(LABEL))[LABEL]
+        _require_labels(task, labels, examples.source)
+        known = pl.col(examples.label_known_at).cast(INSTANT).alias(LABEL_KNOWN_AT)
+        of_label = [label_values(task, label, labels.dtype).alias(LABEL), known]
+    group = [group_expr(split.group)] if split and split.group else []
+    head = rows.select(pl.col(examples.id).cast(pl.String).alias(ID), *of_label, *group)
     clash = [c for c in head.columns if c in request_columns.columns]
-    labeled = pl.concat([head, request_columns.drop(clash)], how="horizontal").drop_nulls([LABEL, LABEL_KNOWN_AT])
-    return labeled if until is None else labeled.filter(pl.col(LABEL_KNOWN_AT) <= pl.lit(until).cast(INSTANT))
+    return pl.concat([head, request_columns.drop(clash)], how="horizontal")
 
 
 @ray.remote(num_cpus=0.5)
 def _index(view: FeatureView, settings: Settings, snapshot: Snapshot) -> EventIndex:
-    events = Tables(settings).read(snapshot.table, snapshot.id, columns=view.source_columns)
-    return index_events(view, pl.DataFrame(events))
+    return index_events(view, read_rows(Tables(settings), snapshot, view.source_columns))
+
+
+def _label_key(label: pl.Expr | LabelWithin) -> str:
+    if isinstance(label, LabelWithin):
+        return f"{label.kind} {label.view.content_hash}"
+    return label.meta.serialize(format="json")
 
 
 def frame_key(
@@ -250,7 +344,7 @@ def frame_key(
     body: dict[str, Any] = {
         "features": features.content_hash,
         "sources": {name: snapshot.id for name, snapshot in sorted(snapshots.items())},
-        "label": examples.label.meta.serialize(format="json"),
+        "label": _label_key(examples.label),
         "examples": [examples.source, examples.id, examples.label_known_at],
         "split": split.model_dump(mode="json", exclude=None if split.group else {"group"}),
         "until": until.isoformat() if until else "",

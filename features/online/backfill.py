@@ -19,11 +19,18 @@ import polars as pl
 from cluster.errors import DataError
 from features.definitions import FeatureView
 from features.events.entity_partition import assign_buckets, split_rows
-from features.events.event_history import KNOWN_AT
+from features.events.event_history import FOREVER, KNOWN_AT, seen_at
 from features.online.keys import state_keys, state_prefix
-from features.online.materialize import apply_events, new_events, table_position_key, watermark, watermark_key
+from features.online.materialize import (
+    apply_events,
+    history_until,
+    new_events,
+    table_position_key,
+    watermark,
+    watermark_key,
+)
 from features.online.spill import SpillFiles
-from features.online.state_codec import NEVER
+from features.online.state_codec import NEVER, StateLayout
 from features.online.store import Change, OnlineStore
 
 # Events that are kept in memory at a time.
@@ -77,7 +84,12 @@ def backfill(
 
 
 def rebuild_entities(
-    store: OnlineStore, view: FeatureView, batches: Iterable[pl.DataFrame], entities: pl.DataFrame
+    store: OnlineStore,
+    view: FeatureView,
+    batches: Iterable[pl.DataFrame],
+    entities: pl.DataFrame,
+    known_by_us: int = FOREVER - 1,
+    keep_pushed: bool = False,
 ) -> BackfillResult:
     """Rebuild the states of some entities from their remaining rows in the table.
 
@@ -88,6 +100,9 @@ def rebuild_entities(
         view: The view.
         batches: Rows of the view's source, in order.
         entities: Key columns of the entities.
+        known_by_us: Of rows with versions, use those known at this time, microseconds since the epoch; default: the
+            newest.
+        keep_pushed: Keep events that are newer than the table: they were pushed and not ingested yet.
 
     Raises:
         DataError: The view was materialized meanwhile.
@@ -97,15 +112,36 @@ def rebuild_entities(
         return BackfillResult(0, 0, 0)
     keys = list(view.entity.keys)
     selected = entities.select(pl.col(keys).cast(pl.String)).drop_nulls().unique()
-    histories = (new_events(view, batch, None, until) for batch in batches)
-    parts = [history.join(selected, on=keys, how="semi", maintain_order="left") for history in histories]
+    histories = (history_until(view, batch, until) for batch in batches)
+    parts, newest = [], NEVER
+    for history in histories:
+        latest = history.get_column(KNOWN_AT).max()
+        newest = max(newest, latest) if isinstance(latest, int) else newest
+        parts.append(seen_at(history.join(selected, on=keys, how="semi", maintain_order="left"), known_by_us))
     remaining = pl.concat(parts) if parts else selected.clear()
-    written, _ = _replace(store, view, [remaining] if remaining.height else [], write)
+    kept_after = newest if keep_pushed and newest < until else None
+    written, _ = _replace(store, view, [remaining] if remaining.height else [], write, kept_after)
     without_events = selected.join(remaining.select(keys), on=keys, how="anti")
-    empty = state_keys(state_prefix(view), list(without_events.to_dict(as_series=False).values()))
-    stale = [key for key, state in zip(empty, store.get_many(empty), strict=True) if state is not None]
-    store.delete(stale)
-    return BackfillResult(len(written), len(stale), remaining.height)
+    stale = _drop_stale(store, view, without_events, write, kept_after)
+    return BackfillResult(len(written), stale, remaining.height)
+
+
+def _drop_stale(
+    store: OnlineStore, view: FeatureView, entities: pl.DataFrame, write: _Writer, kept_after: int | None
+) -> int:
+    """Delete the states of entities without events in the table, but for those that were pushed; returns the number."""
+    keys = state_keys(state_prefix(view), list(entities.to_dict(as_series=False).values()))
+    stale = {key: state for key, state in zip(keys, store.get_many(keys), strict=True) if state is not None}
+    layout = StateLayout(view)
+    left = (
+        layout.keep_later([layout.empty] * len(stale), list(stale.values()), kept_after)
+        if kept_after is not None and stale
+        else []
+    )
+    pushed = {key: state for key, state in zip(stale, left, strict=False) if state != layout.empty}
+    write(pushed)
+    store.delete(set(stale) - set(pushed))
+    return len(stale) - len(pushed)
 
 
 class _StagedStates:
@@ -125,11 +161,15 @@ class _StagedStates:
 
 
 def _replace(
-    store: OnlineStore, view: FeatureView, parts: Iterable[pl.DataFrame], write: _Writer
+    store: OnlineStore,
+    view: FeatureView,
+    parts: Iterable[pl.DataFrame],
+    write: _Writer,
+    kept_after: int | None = None,
 ) -> tuple[set[bytes], int]:
     """Replace the states of entities, and then the watermark; returns the keys of the states, and the number of events.
 
-    Each of ``parts`` is a history with all events of some entities.
+    Each of ``parts`` is a history with all events of some entities; old states keep their events after ``kept_after``.
     """
     prefix, written, events = state_prefix(view), set[bytes](), 0
     newest_us, mark = watermark(store, view), dict[bytes, bytes]()
@@ -137,6 +177,11 @@ def _replace(
         staged = _StagedStates()
         events += apply_events(staged, view, part)
         states = {key: state for key, state in staged.values.items() if key.startswith(prefix)}
+        if kept_after is not None:
+            old = store.get_many(list(states))
+            states = dict(
+                zip(states, StateLayout(view).keep_later(list(states.values()), old, kept_after), strict=True)
+            )
         write(states)
         written |= set(states)
         newest = watermark(staged, view)

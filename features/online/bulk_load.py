@@ -21,9 +21,11 @@ from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.definitions import FeatureView
 from features.events.event_history import KNOWN_AT
+from features.online.corrections import rebuild_corrected, record_corrections
 from features.online.materialize import apply_events, new_events, watermark
 from features.online.spill import SpillFiles
 from features.online.store import OnlineStore
+from features.sources.stored_rows import stored_parts
 
 # Events that are kept in memory at a time.
 MAX_EVENTS = 1_000_000
@@ -37,6 +39,8 @@ Batches = Callable[[], Iterator[pa.Table]]
 def load_snapshot(store: OnlineStore, view: FeatureView, tables: Tables, snapshot: Snapshot, until_us: int) -> int:
     """Bring a view's online state up to date with a snapshot of its source, as ``materialize.materialize`` does.
 
+    Entities whose rows were corrected since the last load are rebuilt from the table first.
+
     Args:
         store: The online store.
         view: The view.
@@ -48,11 +52,16 @@ def load_snapshot(store: OnlineStore, view: FeatureView, tables: Tables, snapsho
         The number of new events.
     """
 
+    parts = stored_parts(tables, snapshot)
+
     def batches() -> Iterator[pa.Table]:
-        for part in tables.parts(snapshot)[1]:
+        for part in parts:
             yield from part.read(view.source_columns)
 
-    return load_batches(store, view, batches, until_us)
+    rebuild_corrected(store, view, tables, snapshot, until_us)
+    added = load_batches(store, view, batches, until_us)
+    record_corrections(store, view, snapshot, until_us)
+    return added
 
 
 def load_batches(store: OnlineStore, view: FeatureView, batches: Batches, until_us: int) -> int:

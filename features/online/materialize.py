@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from features.definitions import FeatureView
-from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, build_history
+from features.events.event_history import EVENT_TIME, KNOWN_AT, TIE_BREAKER, build_history, seen_at
 from features.online.keys import state_keys, state_prefix
 from features.online.state_codec import MAX_LATENESS_US, NEVER, StateLayout
 from features.online.store import OnlineStore, StateMap
@@ -17,6 +17,7 @@ from features.online.store import OnlineStore, StateMap
 _WATERMARK = b"watermark/"
 _POSITION = b"position/"
 _TABLE_POSITION = b"table/"
+_CORRECTIONS = b"corrections/"
 
 Stored = Mapping[bytes, bytes | None]
 """Values of the store by key."""
@@ -41,6 +42,11 @@ def watermark_key(view: FeatureView) -> bytes:
 def table_position_key(view: FeatureView) -> bytes:
     """Return the key under which is stored until when the view's table was applied; pushed events do not move it."""
     return _TABLE_POSITION + state_prefix(view)
+
+
+def corrections_key(view: FeatureView) -> bytes:
+    """Return the key under which is stored up to which snapshot the view's table was corrected."""
+    return _CORRECTIONS + state_prefix(view)
 
 
 def materialize(store: OnlineStore, view: FeatureView, events: pl.DataFrame, until_us: int) -> int:
@@ -105,8 +111,16 @@ def push(
 
 
 def new_events(view: FeatureView, events: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
-    """Return the history of the events that count after ``since_us``, and at ``until_us`` at the latest, unsorted."""
+    """Return the history of the events that count after ``since_us``, and at ``until_us`` at the latest, unsorted.
+
+    Of rows with versions, these are the ones known at ``until_us``.
+    """
     return _between(build_history(view, events), since_us, until_us)
+
+
+def history_until(view: FeatureView, events: pl.DataFrame, until_us: int) -> pl.DataFrame:
+    """Return the history of the events that count at ``until_us`` at the latest, with all versions of rows."""
+    return build_history(view, events).filter(pl.col(KNOWN_AT) <= until_us)
 
 
 def materialize_history(store: OnlineStore, view: FeatureView, history: pl.DataFrame, until_us: int) -> int:
@@ -141,14 +155,15 @@ def _apply_chunk(store: StateMap, view: FeatureView, chunk: pl.DataFrame) -> int
 
 
 def _between(history: pl.DataFrame, since_us: int | None, until_us: int) -> pl.DataFrame:
-    selected = pl.col(KNOWN_AT) <= until_us
+    history, selected = seen_at(history, until_us), pl.col(KNOWN_AT) <= until_us
     return history.filter(selected if since_us is None else selected & (pl.col(KNOWN_AT) > since_us))
 
 
 def delete_view_state(store: OnlineStore, view: FeatureView) -> None:
     """Delete all state of a view."""
     prefix = state_prefix(view)
-    store.delete([*store.keys(prefix), *store.keys(_POSITION + prefix), watermark_key(view), table_position_key(view)])
+    marks = [watermark_key(view), table_position_key(view), corrections_key(view)]
+    store.delete([*store.keys(prefix), *store.keys(_POSITION + prefix), *marks])
 
 
 def _prune(view: FeatureView, history: pl.DataFrame) -> pl.DataFrame:

@@ -182,6 +182,25 @@ class StateLayout:
         )
         return self._encode(*self._trim(cut, left, both.take(self._order(both))))
 
+    def keep_later(self, states: Sequence[bytes], old: Sequence[bytes | None], after_us: int) -> list[bytes]:
+        """Add the events of older states that count after a time, such as those that were pushed ahead of the table.
+
+        Args:
+            states: The state of each entity.
+            old: Its older state; None without one.
+            after_us: Microseconds since the epoch.
+        """
+        events = self._decode([state or self.empty for state in old])[2]
+        later = events.matrix[:, 0] > after_us
+        later[np.flatnonzero(np.diff(events.entity, prepend=-1))] = False
+        chosen = events.take(np.flatnonzero(later))
+        entities, numbers = np.unique(chosen.entity, return_inverse=True)
+        if not entities.size:
+            return list(states)
+        extended = self.extend([states[e] for e in entities], EventMatrix(numbers, chosen.matrix, chosen.texts))
+        by_entity = dict(zip(entities.tolist(), extended, strict=True))
+        return [by_entity.get(number, state) for number, state in enumerate(states)]
+
     def _order(self, events: EventMatrix) -> np.ndarray:
         """Order by entity, time and tie breaker; equal events keep their order."""
         return np.lexsort([*self._tie_breakers(events, slice(None)), events.matrix[:, 0], events.entity])

@@ -13,9 +13,11 @@ from features.online.store import OnlineStore, open_shared_store
 
 _SCHEMA = pa.schema({"key": pa.binary(), "value": pa.binary()})
 _BATCH_KEYS = 10_000
-_MARKS = (b"watermark/", b"table/", b"loaded/")
+_MARKS = (b"watermark/", b"table/", b"corrections/", b"loaded/")
 # The project's prefix, which rayloop 0.1 did not have; the kind of key; the view's prefix.
-_KEY = re.compile(rb"(?s)(\d+:[^/]*/|\xff.{30}|)(?:watermark/|position/|table/|loaded/|)([0-9a-f]{16}\.\d+/)")
+_KEY = re.compile(
+    rb"(?s)(\d+:[^/]*/|\xff.{30}|)(?:watermark/|position/|table/|corrections/|loaded/|)([0-9a-f]{16}\.\d+/)"
+)
 
 
 def is_empty(uri: str) -> bool:

@@ -1,5 +1,7 @@
 """Ingestion: sources become Iceberg tables, invalid rows go to quarantine, and no row is ingested twice.
 
+A row that the table has with other values is a further version of it (features/sources/row_versions.py).
+
 The task that reads a block also validates it and hashes or drops its personal data, so personal data never leaves the
 task.
 """
@@ -24,13 +26,15 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.definitions import Column
-from features.sources import validation
+from features.sources import landing, validation
 from features.sources.erasure_registry import ErasureRegistry
 from features.sources.pseudonyms import load_pseudonym_key, needs_key
 from features.sources.readers import read_error
+from features.sources.row_versions import KnownRows, fingerprint_columns
 from features.sources.source import Source
+from features.sources.stored_rows import count_corrections, declare_key, stored_values
 from features.sources.validation import RAW, REASON
-from features.types import arrow_type
+from features.types import KNOWN_FROM, KNOWN_FROM_TYPE, arrow_type
 
 QUARANTINE = "quarantine"
 SHUFFLE_FROM_BYTES = 128 * 1024**2
@@ -46,26 +50,29 @@ class IngestionResult(NamedTuple):
     snapshot: Snapshot
     """The table afterward."""
     new_rows: int
+    """Rows with new keys."""
     known_rows: int
-    """Rows that the table had before."""
+    """Rows that the table had before, with all their versions."""
     quarantined_rows: int
     quarantine_reasons: dict[str, int]
     """Quarantined rows by reason; a row may have several reasons."""
     staleness: str = ""
     """A sentence that says how stale the source is; empty when it is fresh."""
+    corrected_rows: int = 0
+    """Further versions of rows."""
 
 
 def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, now: datetime) -> IngestionResult:
-    """Validate the rows of ``source`` and append those that its table does not have yet.
+    """Validate the rows of ``source`` and append those that its table does not have yet, or has with other values.
 
-    A second run adds only new rows.
+    A second run adds only what is new.
 
     Args:
         source: The source.
         tables: The catalog.
         namespace: Name of the project, whose tables share it.
         settings: Where the key for hashed columns is.
-        now: The current time, to check for staleness.
+        now: The current time: from when corrections are known whose source does not say, and to check for staleness.
 
     Raises:
         DataError: A column is missing, the source is empty, or it is stale and declared ``stale="refuse"``. In the
@@ -73,18 +80,20 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
         SettingsError: A column must be hashed, and there is no usable key.
     """
     table = f"{namespace}.{source.name}"
-    key = _key_after(tables, table)
-    rows = _validated_rows(source, tables, namespace, settings)
-    bad = rows.filter(expr=col(REASON).is_not_null())
+    before = tables.latest(table)
+    known = _known_rows(source, tables, before)
+    rows = _validated_rows(source, tables, namespace, settings, known)
     # Materialized before it is written: Ray widens the table by the columns that go into the writing task, even those
     # that are dropped there.
     good = rows.filter(expr=col(REASON).is_null()).drop_columns([REASON, RAW]).materialize()
-    new, quarantined = good.count(), _quarantine(source, pl.DataFrame(_collect(bad, source)), tables, namespace)
+    others = pl.DataFrame(_collect(rows.filter(expr=col(REASON).is_not_null()), source))
+    versions, bad = landing.decide(source, others, known, now)
+    appended, quarantined = good.count() + versions.height, _quarantine(source, bad, tables, namespace)
     reasons = validation.count_reasons(quarantined)
-    if new:
-        snapshot = tables.write(table, good, columns_schema(source.stored_columns), key)
-    elif (latest := tables.latest(table)) is not None:
-        snapshot = latest
+    if appended:
+        snapshot = _append(source, tables, before, table, good, versions)
+    elif before is not None:
+        snapshot = before
     else:
         why = "; ".join(f"{n} rows: {reason}" for reason, n in reasons.items()) or "it is empty"
         raise DataError("data.source_without_valid_rows", source=source.name, reasons=reasons, why=why)
@@ -92,7 +101,20 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
     stale = validation.staleness(source, newest, now)
     if stale and source.stale == "refuse":
         raise DataError("data.source_stale", source=source.name, staleness=stale, newest=newest)
-    return IngestionResult(snapshot, new, snapshot.rows - new, len(quarantined), reasons, stale)
+    corrected = count_corrections(tables, snapshot) - (count_corrections(tables, before) if before else 0)
+    known_rows = snapshot.rows - appended
+    return IngestionResult(snapshot, appended - corrected, known_rows, len(quarantined), reasons, stale, corrected)
+
+
+def _append(
+    source: Source, tables: Tables, before: Snapshot | None, table: str, good: ray.data.Dataset, versions: pl.DataFrame
+) -> Snapshot:
+    schema = _stored_schema(source)
+    declare_key(tables, table, schema, source.key)
+    if versions.height:
+        further = ray.data.from_arrow(versions.select(schema.names).to_arrow().cast(schema))
+        good = good.union(further) if good.count() else further
+    return tables.write(table, good, schema, _key_after(before))
 
 
 def default_parallelism() -> int:
@@ -117,23 +139,24 @@ class _BlockValidator:
 
     source: Source
     settings: Settings
-    known_keys: ray.ObjectRef[Any]
+    known_rows: ray.ObjectRef[Any]
     erasures: ErasureRegistry
 
     def __call__(self, block: pa.Table) -> pa.Table:
         hashes = needs_key(self.source.columns) or self.erasures.has_keyed_entries
         key = load_pseudonym_key(self.settings) if hashes else None
-        rows = validation.validate_rows(self.source, pl.DataFrame(block), key)
-        new = validation.exclude_known(self.source, rows, ray.get(self.known_keys))
-        return _to_arrow_table(self.source, self.erasures.drop_erased(new, key))
+        rows = landing.check_block(self.source, pl.DataFrame(block), ray.get(self.known_rows), key)
+        return _to_arrow_table(self.source, self.erasures.drop_erased(rows, key))
 
 
-def _validated_rows(source: Source, tables: Tables, namespace: str, settings: Settings) -> ray.data.Dataset:
+def _validated_rows(
+    source: Source, tables: Tables, namespace: str, settings: Settings, known: KnownRows
+) -> ray.data.Dataset:
     """The validated rows; all rows of one key are in one block, so that repeated keys are found."""
     if needs_key(source.columns):
         load_pseudonym_key(settings)  # A missing key fails here, and not inside a task.
     erasures = ErasureRegistry.read(tables, namespace)
-    validator = _BlockValidator(source, settings, _known_keys(source, tables, namespace), erasures)
+    validator = _BlockValidator(source, settings, ray.put(known), erasures)
 
     def drop_repeats(block: pa.Table) -> pa.Table:
         return _to_arrow_table(source, validation.deduplicate(source, pl.DataFrame(block)))
@@ -175,16 +198,16 @@ def _name_location(source: Source, run: Callable[[], ray.data.Dataset]) -> ray.d
         raise read_error(source.reader.location, error) from error
 
 
-def _known_keys(source: Source, tables: Tables, namespace: str) -> ray.ObjectRef[Any]:
-    table = f"{namespace}.{source.name}"
-    empty = columns_schema(tuple(c for c in source.columns if c.name in source.key)).empty_table()
-    keys = tables.read(table, columns=source.key) if tables.exists(table) else empty
-    return ray.put(pl.DataFrame(keys).select(source.key))
+def _known_rows(source: Source, tables: Tables, snapshot: Snapshot | None) -> KnownRows:
+    return KnownRows.build(source, stored_values(tables, snapshot, fingerprint_columns(source)) if snapshot else ())
+
+
+def _stored_schema(source: Source) -> pa.Schema:
+    return columns_schema(source.stored_columns).append(pa.field(KNOWN_FROM, KNOWN_FROM_TYPE))
 
 
 def _validated_schema(source: Source) -> pa.Schema:
-    schema = columns_schema(source.stored_columns)
-    return schema.append(pa.field(REASON, pa.string())).append(pa.field(RAW, pa.string()))
+    return _stored_schema(source).append(pa.field(REASON, pa.string())).append(pa.field(RAW, pa.string()))
 
 
 def _to_arrow_table(source: Source, rows: pl.DataFrame) -> pa.Table:
@@ -198,9 +221,8 @@ def _collect(dataset: ray.data.Dataset, source: Source) -> pa.Table:
     return pa.concat_tables([b.select(schema.names).cast(schema) for b in blocks]) if blocks else schema.empty_table()
 
 
-def _key_after(tables: Tables, name: str) -> str:
+def _key_after(latest: Snapshot | None) -> str:
     """Key of the rows that a table lacks as it is now: of several appends of what it lacked, one counts."""
-    latest = tables.latest(name)
     return f"after {latest.id if latest else 'nothing'}"
 
 
@@ -208,7 +230,7 @@ def _quarantine(source: Source, bad: pl.DataFrame, tables: Tables, namespace: st
     """Append the rows that are not quarantined yet; returns the reasons of all."""
     rows = validation.quarantine_rows(source, bad)
     name = f"{namespace}.{QUARANTINE}"
-    key, new = _key_after(tables, name), rows
+    key, new = _key_after(tables.latest(name)), rows
     if tables.exists(name):
         new = rows.join(pl.DataFrame(tables.read(name)), on=["source", "row"], how="anti")
     if new.height:

@@ -12,9 +12,10 @@ import polars as pl
 
 from cluster.errors import ProjectError
 from features.definitions import Column, FeatureSet, FeatureView, Kind, require_present, require_unique
+from features.outcomes import LabelWithin
 from features.sources.pseudonyms import stored_columns
 from features.sources.readers import SourceReader
-from features.types import INSTANT
+from features.types import INSTANT, KNOWN_FROM, KNOWN_UNTIL
 
 if TYPE_CHECKING:
     import ray.data
@@ -33,8 +34,8 @@ class Source:
     """An external table, and the rules that its rows must keep.
 
     Rows that break a rule are quarantined with every reason. These rules always hold: each cell is of the declared
-    kind; key, event time and known-at time are present; known-at is not before event time; each key occurs once (the
-    row known first is kept). The other rules are optional.
+    kind; key, event time and known-at time are present; known-at is not before event time; a key occurs again only with
+    other values and a later known-at time, as a correction. The other rules are optional.
 
     Raises:
         ProjectError: The declaration contradicts itself.
@@ -82,7 +83,7 @@ class Source:
     def _check_reader_and_key(self) -> None:
         if not (isinstance(self.read, SourceReader) or callable(self.read)):
             raise ProjectError("project.source_read_not_callable", source=self.name, read=repr(self.read))
-        require_unique(self.column_names, f"source {self.name!r}", source=self.name)
+        require_unique([*self.column_names, KNOWN_FROM, KNOWN_UNTIL], f"source {self.name!r}", source=self.name)
         if not self.key:
             raise ProjectError("project.source_without_key", source=self.name)
 
@@ -164,12 +165,30 @@ class Examples:
     """Name of the source."""
     id: str
     """Column that identifies an example."""
-    label: pl.Expr
-    """The label of the task (cluster.values.Task); null means no example. A multiclass label may be a class name."""
-    label_known_at: str
-    """Column with the time at which the label became known."""
+    label: pl.Expr | LabelWithin
+    """The label of the task (cluster.values.Task): an expression over columns of the row, null for no example; or
+    events that follow the row, ``rl.label_within``. A multiclass label may be a class name."""
+    label_known_at: str = ""
+    """Column with the time at which the label became known; none for ``rl.label_within``, which says so itself."""
     event_time: str = ""
-    """Column that dates an example; needed when the feature set has views and no ``as_of``."""
+    """Column that dates an example; needed without ``as_of`` in the feature set when that has views, or when the label
+    is one of later rows."""
+
+    def __post_init__(self) -> None:
+        if bool(self.label_known_at) == isinstance(self.label, LabelWithin):
+            raise ProjectError("project.label_known_at", source=self.source, column=self.label_known_at)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the source that it uses."""
+        label = self.label
+        of_label = label.entity_keys if isinstance(label, LabelWithin) else tuple(label.meta.root_names())
+        return tuple(name for name in dict.fromkeys([self.id, self.label_known_at, self.event_time, *of_label]) if name)
+
+    @property
+    def time_column(self) -> str:
+        """Column that dates an example without ``as_of`` in the feature set."""
+        return self.event_time or self.label_known_at
 
 
 def require_columns(
@@ -187,10 +206,9 @@ def require_columns(
     declared = {source.name: {c.name: c.personal for c in source.stored_columns} for source in sources}
     used = {f"feature view {v.name!r}": (v.source, v.source_columns) for v in features.views}
     request = tuple(c.name for c in features.request)
-    dated = (examples.event_time,) if examples.event_time else ()
-    label = examples.label.meta.root_names()
-    columns_of_examples = (examples.id, examples.label_known_at, *dated, *request, *label, *group)
-    used["examples"] = (examples.source, columns_of_examples)
+    used["examples"] = (examples.source, (*examples.columns, *request, *group))
+    outcomes = (examples.label.view,) if isinstance(examples.label, LabelWithin) else ()
+    used |= {view.name: (view.source, view.source_columns) for view in outcomes}
     for user, (source, columns) in used.items():
         if source not in declared:
             raise ProjectError("project.unknown_source", user=user, source=source, declared=sorted(declared))
@@ -198,7 +216,7 @@ def require_columns(
             raise ProjectError("project.unknown_column", user=user, source=source, columns=missing)
     _require_equal_protection(features, examples, declared)
     kinds = {source.name: {c.name: c.kind for c in source.stored_columns} for source in sources}
-    for view in features.views:
+    for view in (*features.views, *outcomes):
         _require_kinds(view, kinds[view.source])
     _require_example_kinds(features, examples, kinds[examples.source])
     for name in group:
@@ -211,11 +229,14 @@ def _require_equal_protection(
     features: FeatureSet, examples: Examples, declared: dict[str, dict[str, Literal["hash", "drop"] | None]]
 ) -> None:
     request = {column.name: column.personal for column in features.request}
-    shared = [(name, examples.source) for name in request]
-    shared += [(key, view.source) for view in features.views for key in view.entity.keys]
-    for name, source in shared:
-        if request[name] != declared[source][name]:
-            sides = [f"source {source!r}", "the request"]
+    shared = [(name, examples.source, request[name], "the request") for name in request]
+    shared += [(key, view.source, request[key], "the request") for view in features.views for key in view.entity.keys]
+    if isinstance(examples.label, LabelWithin):
+        rows, of_label = examples.source, examples.label
+        shared += [(k, of_label.view.source, declared[rows][k], f"source {rows!r}") for k in of_label.entity_keys]
+    for name, source, expected, other in shared:
+        if expected != declared[source][name]:
+            sides = [f"source {source!r}", other]
             hashed, clear = sides if declared[source][name] else sides[::-1]
             raise ProjectError("project.column_hashed_once", column=name, source=source, hashed=hashed, clear=clear)
 
@@ -244,7 +265,8 @@ def _require_example_kinds(features: FeatureSet, examples: Examples, kinds: Mapp
         if column.kind != kinds[column.name]:
             expected = f"{column.kind} as in the request"
             raise _kind_error(f"source {source!r}", source, column.name, kinds[column.name], expected)
-    if features.views and features.as_of is None and not examples.event_time:
+    is_dated = features.as_of is not None or examples.event_time
+    if (features.views or isinstance(examples.label, LabelWithin)) and not is_dated:
         raise ProjectError("project.examples_without_time", source=source)
 
 

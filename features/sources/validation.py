@@ -18,7 +18,9 @@ import polars as pl
 from cluster.errors import DataError
 from features.definitions import Column
 from features.sources.pseudonyms import PseudonymKey, protect_rows
+from features.sources.row_versions import EARLY, SEEN, chain_versions
 from features.sources.source import POLARS_TYPES, Source
+from features.types import KNOWN_FROM
 
 if TYPE_CHECKING:
     import pandera.polars as pandera
@@ -65,29 +67,44 @@ def validate_rows(source: Source, rows: pl.DataFrame, key: PseudonymKey | None =
 
 
 def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
-    """Give all but the first valid row of each key a reason.
+    """Of valid rows with the same key, find the versions, and give the others a reason.
 
     Args:
         source: The rules.
         rows: Result of ``validate_rows``, with all rows of a key.
 
     Returns:
-        The rows in known-at order.
+        The rows in known-at order, with ``KNOWN_FROM``, which is null for the first valid row of each key.
     """
-    ordered = rows.sort(source.known_at, maintain_order=True)
-    good = pl.col(REASON).is_null()
-    repeated = good & ~pl.struct(*source.key, good.alias("good")).is_first_distinct()
-    why = pl.lit(f"repeats the key {', '.join(source.key)}")
-    with_reasons = ordered.with_columns(pl.when(repeated).then(why).otherwise(REASON).alias(REASON))
-    # Repeated rows have passed all other checks, so their stored columns are what was read.
-    repeats = with_reasons.get_column(REASON).is_not_null() & with_reasons.get_column(RAW).is_null()
-    cells = _json(with_reasons.select(c.name for c in source.stored_columns), repeats)
-    return with_reasons.with_columns(pl.coalesce(RAW, cells).alias(RAW))
+    unversioned = rows.drop(KNOWN_FROM, strict=False)
+    ordered = unversioned.sort(source.known_at, maintain_order=True).with_row_index(_ROW)
+    good = ordered.filter(pl.col(REASON).is_null())
+    repeats = good.filter(pl.struct(source.key).is_duplicated())
+    chained = chain_versions(source, repeats).select(_ROW, KNOWN_FROM, SEEN)
+    versioned = ordered.join(chained, on=_ROW, how="left", maintain_order="left")
+    why = pl.when(pl.col(SEEN)).then(pl.lit(_repeat_reason(source))).otherwise(REASON)
+    return add_raw(source, versioned.with_columns(why.alias(REASON)).drop(_ROW, SEEN))
 
 
-def exclude_known(source: Source, rows: pl.DataFrame, known_keys: pl.DataFrame) -> pl.DataFrame:
-    """Leave out the rows whose key is in ``known_keys``."""
-    return rows.join(known_keys, on=list(source.key), how="anti", nulls_equal=True, maintain_order="left")
+def refuse_versions(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
+    """Give rows that cannot correct the rows of the table a reason."""
+    early = f"{source.known_at} is before that of the row with the same {', '.join(source.key)}"
+    why = pl.when(pl.col(EARLY)).then(pl.lit(early)).otherwise(pl.lit(_repeat_reason(source)))
+    return add_raw(source, rows.with_columns(why.alias(REASON), pl.lit(None, pl.String).alias(RAW)).drop(EARLY))
+
+
+def add_raw(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
+    """Add the row as JSON where a row has a reason and no such text yet.
+
+    These rows have passed all checks of single rows, so that their stored columns are what was read.
+    """
+    refused = rows.get_column(REASON).is_not_null() & rows.get_column(RAW).is_null()
+    cells = _json(rows.select(c.name for c in source.stored_columns), refused)
+    return rows.with_columns(pl.coalesce(RAW, cells).alias(RAW))
+
+
+def _repeat_reason(source: Source) -> str:
+    return f"repeats the key {', '.join(source.key)}"
 
 
 def quarantine_rows(source: Source, bad: pl.DataFrame) -> pl.DataFrame:

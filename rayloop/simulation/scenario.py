@@ -22,6 +22,8 @@ from cluster.values import Alarm, Decision, Snapshot
 from deployments.rollout.controller import RolloutStatus
 from features.offline.training_frame import LABEL, label_values
 from features.online.feature_reader import request_features
+from features.outcomes import LabelWithin
+from features.sources.stored_rows import read_newest
 from features.types import AS_OF, ID, INSTANT, LABEL_KNOWN_AT
 from monitoring.detection.alarm_actions import AlarmEntry
 from rayloop.context import ProjectContext
@@ -101,7 +103,7 @@ class ScenarioRunner:
     ) -> None:
         self.context = context
         project = context.project
-        sources = {name: pl.DataFrame(context.tables.read(s.table, s.id)) for name, s in snapshots.items()}
+        sources = {name: read_newest(context.tables, s) for name, s in snapshots.items()}
         rows = _traffic_rows(context, sources[project.examples.source])
         client = LoadClient(context.settings.endpoint, project.name, plan.connections, headers)
         self.replay = TrafficReplay(project.task, project.features, rows, sources, context.store, client, plan.step)
@@ -169,8 +171,9 @@ def _traffic_rows(context: ProjectContext, rows: pl.DataFrame) -> pl.DataFrame:
     """Return every row of the examples' source as a request, with its label when it has one."""
     project = context.project
     examples = project.examples
+    assert not isinstance(examples.label, LabelWithin), "a project with such a label has no simulation"
     dtype = rows.lazy().select(examples.label.alias(LABEL)).collect_schema()[LABEL]
-    dated = pl.col(examples.event_time or examples.label_known_at).cast(INSTANT).alias(AS_OF)
+    dated = pl.col(examples.time_column).cast(INSTANT).alias(AS_OF)
     request = request_features(project.features, rows if project.features.as_of else rows.with_columns(dated))
     head = rows.select(
         pl.col(examples.id).cast(pl.String).alias(ID),

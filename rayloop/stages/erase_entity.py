@@ -28,6 +28,7 @@ from features.sources.erasure_registry import entity_digest, record_erasure
 from features.sources.ingestion import QUARANTINE
 from features.sources.pseudonyms import PseudonymKey, load_pseudonym_key, needs_key
 from features.sources.source import Source
+from features.sources.stored_rows import stored_parts
 from features.types import ID
 from rayloop.context import ProjectContext
 from rayloop.lineage import VersionLineage, collect_views, load_lineages
@@ -151,7 +152,7 @@ def _from_view(
         return Deletion(f"online view {view.name}", 0)
     affected = pl.concat(entities).unique()
     left = context.tables.latest(table)
-    parts = context.tables.parts(left)[1] if left else []
+    parts = stored_parts(context.tables, left) if left else []
 
     def batches() -> Iterator[pl.DataFrame]:
         return (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))

@@ -19,9 +19,11 @@ from features.definitions import FeatureView
 from features.offline.training_frame import build_frame
 from features.online.backfill import backfill
 from features.online.bulk_load import load_snapshot
+from features.online.corrections import record_corrections
 from features.online.layout_upgrade import record_load
 from features.sources.ingestion import IngestionResult, ingest
 from features.sources.source import Source
+from features.sources.stored_rows import stored_parts
 from features.split import Split
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
@@ -46,7 +48,8 @@ def ingest_sources(context: ProjectContext, sources: Sequence[Source] | None = N
             counts = (
                 f"{result.new_rows:,} new rows, {result.known_rows:,} known, {result.quarantined_rows:,} quarantined"
             )
-            context.progress(f"{source}: {counts}")
+            corrected = f", {result.corrected_rows:,} corrected" if result.corrected_rows else ""
+            context.progress(f"{source}: {counts}{corrected}")
             if result.staleness:
                 context.progress(f"WARNING: {result.staleness}")
     return ingestion_results
@@ -140,12 +143,13 @@ def backfill_view(context: ProjectContext, name: str, until: datetime, since: da
     source = next(source for source in project.sources if source.name == view.source)
     ingestion = ingest_sources(context, [source])[source.name]
     with context.progress.stage("online"):
-        parts = context.tables.parts(ingestion.snapshot)[1]
+        parts = stored_parts(context.tables, ingestion.snapshot)
         batches = (pl.DataFrame(batch) for part in parts for batch in part.read(view.source_columns))
         rows, start = ingestion.snapshot.rows, epoch_microseconds(since) if since else None
         done = backfill(context.store, view, batches, rows, epoch_microseconds(until), start)
         if since is None:
             record_load(context.store, view)
+            record_corrections(context.store, view, ingestion.snapshot, epoch_microseconds(until))
         context.progress(
             f"{name}: rebuilt {done.entities:,} states from {done.events:,} events, removed {done.removed_entities:,}"
         )

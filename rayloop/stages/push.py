@@ -21,7 +21,11 @@ from features.online.store import open_store
 from features.sources.erasure_registry import ErasureRegistry
 from features.sources.pseudonyms import load_pseudonym_key, needs_key
 from features.sources.readers import CSV_NULLS, read_error
+from features.sources.row_versions import PENDING, KnownRows, fingerprint_columns, separate_known
+from features.sources.source import Source
+from features.sources.stored_rows import stored_values
 from features.sources.validation import REASON, check_rows, count_reasons
+from features.types import KNOWN_FROM
 from rayloop.project import Project
 
 # CSV as text, like ingestion: a code such as "00501" keeps its zeros, and a bad cell rejects only its row.
@@ -61,8 +65,8 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
         path: Parquet, CSV or NDJSON, by its suffix.
 
     Raises:
-        DataError: The file is missing, has another suffix or cannot be read; or the project's views must be loaded
-            first, after an upgrade.
+        DataError: The file is missing, has another suffix or cannot be read; it corrects rows; or the project's views
+            must be loaded first, after an upgrade.
         ProjectError: The project has no such source.
     """
     batch, rows = _read_events(path)
@@ -75,12 +79,30 @@ def push_file(project: Project, settings: Settings, source: str, path: Path) -> 
     names = load_pseudonym_key(settings) if keyed else None
     checked = check_rows(declared[source], rows, names)
     good = erasure_registry.drop_erased(checked.filter(pl.col(REASON).is_null()), names)
+    _refuse_corrections(project.name, Tables(settings), declared[source], good)
     store = open_store(settings.online_store_uri, project.name)
     views = [view for view in project.features.views if view.source == source]
     require_loaded(store, project.name, views)
     until = epoch_microseconds(datetime.now(UTC) + _AHEAD)
     events = {view.name: push(store, view, good, batch, 0, until) for view in views}
     return PushResult(events, count_reasons(checked.get_column(REASON).drop_nulls().to_list()))
+
+
+def _refuse_corrections(project: str, tables: Tables, source: Source, rows: pl.DataFrame) -> None:
+    """Raise DataError when a row has the key of a stored one, or of another in the file, and other values.
+
+    The event that it corrects is in the state of an entity that the row need not name, and may be gone from it.
+    """
+    count = rows.filter(pl.col(KNOWN_FROM).is_not_null()).height
+    if snapshot := tables.latest(f"{project}.{source.name}"):
+        keys = rows.select(source.key)
+        stored = stored_values(tables, snapshot, fingerprint_columns(source))
+        same_keys = (part.join(keys, on=list(source.key), how="semi") for part in stored)
+        known = KnownRows.build(source, same_keys)
+        others, _ = separate_known(source, rows.filter(pl.col(KNOWN_FROM).is_null()), known)
+        count += others.filter(PENDING).height
+    if count:
+        raise DataError("data.push_corrects_rows", project=project, source=source.name, rows=count)
 
 
 def _read_events(path: Path) -> tuple[str, pl.DataFrame]:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from benchmarks.evidence import estimates, leak, monitored_days, quiet_year
+from benchmarks.evidence import estimates, leak, monitored_days, quiet_year, rebuild
 from cluster.values import Task
 from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
@@ -97,3 +97,12 @@ def test_days_of_a_stream_change_as_their_kind_says(kind):
     assert changed.labels.mean() > quiet.labels.mean() + 0.03
     moved = np.abs(np.mean(changed.frame["a"].to_numpy()) - np.mean(quiet.frame["a"].to_numpy()))
     assert (moved > 0.1) is np.bool_(kind == "prior")
+
+
+def test_frames_rebuilt_as_of_earlier_days_have_the_same_bits():
+    outcome = rebuild.measure(rebuild.FEW_DAYS, 1, print)
+    assert outcome.corrections > 1_000
+    assert outcome.rebuilt == outcome.first
+    # No label is known on the first day or two.
+    assert len(set(outcome.first)) >= rebuild.FEW_DAYS - 1
+    assert outcome.same_of_newest < rebuild.FEW_DAYS

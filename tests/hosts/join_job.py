@@ -15,6 +15,7 @@ from cluster.settings import load_settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.offline.distributed_join import point_in_time_join
+from features.sources.stored_rows import stored_parts
 from tests.factories.features.skewed_events import VIEWS, events, rows
 
 TABLE, PARTS, BLOCKS = "hosts.events", 10, 8
@@ -37,7 +38,7 @@ def main() -> None:
     blocks = [ray.put(part.to_arrow()) for part in request.iter_slices(-(-request.height // BLOCKS))]
     begin, digest = time.monotonic(), hashlib.sha256()
     # The number of tasks plans the partitions: it is the same whatever hosts there are.
-    for block in point_in_time_join(VIEWS[1:], blocks, {"events": tables.parts(snapshot)[1]}, max_tasks=8):
+    for block in point_in_time_join(VIEWS[1:], blocks, {"events": stored_parts(tables, snapshot)}, max_tasks=8):
         for column in ray.get(block).columns:
             digest.update(pl.Series(column).hash(seed=0).to_numpy().tobytes())
     seconds = time.monotonic() - begin

@@ -19,6 +19,7 @@ from features.events import entity_partition
 from features.offline import point_in_time
 from features.offline.purge import Purged, assign_parts, count_block, count_parts, keep_rows, straddling_groups
 from features.sources.source import Examples
+from features.sources.stored_rows import stored_parts
 from features.split import PARTS, HashSplit, TimeSplit
 from features.types import AS_OF, INSTANT
 from tests.factories.errors import raises
@@ -39,7 +40,7 @@ def test_point_in_time_join_on_cluster_equals_join_in_process(cluster: Settings,
         snapshot = tables.append(f"join{comfortable}.events", part.to_arrow().cast(_plain(part)))
     blocks = [ray.put(request.slice(start, 200).to_arrow()) for start in (0, 200, 400)]
     with patch.object(entity_partition, "PARTITION_EVENTS", comfortable):
-        files = {"events": tables.parts(snapshot)[1]}
+        files = {"events": stored_parts(tables, snapshot)}
         result = pl.concat(
             [pl.DataFrame(ray.get(block)) for block in point_in_time_join(VIEWS, blocks, files, max_tasks=3)]
         )
@@ -58,7 +59,7 @@ def test_point_in_time_join_with_too_large_value_raises_when_read(cluster: Setti
     tables, huge = Tables(cluster), events(10).with_columns(pl.lit(1e13).alias("x"))
     snapshot = tables.append("join.huge", huge.to_arrow().cast(_plain(huge)))
     (block,) = point_in_time_join(
-        VIEWS[:1], [ray.put(rows(5).to_arrow())], {"events": tables.parts(snapshot)[1]}, max_tasks=2
+        VIEWS[:1], [ray.put(rows(5).to_arrow())], {"events": stored_parts(tables, snapshot)}, max_tasks=2
     )
     with raises(DataError, "data.value_exceeds_resolution", column="x"):
         ray.get(block)

@@ -20,6 +20,7 @@ from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import QUARANTINE, IngestionResult, ingest
 from features.sources.pseudonyms import load_pseudonym_key
 from features.sources.source import Source
+from features.types import INSTANT, KNOWN_FROM
 from tests.factories.errors import raises
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -75,7 +76,7 @@ def test_ingest_again_adds_only_new_rows(tables: Tables, shop: str) -> None:
 
 
 @pytest.mark.parametrize("shuffle_from", [0, ingestion.SHUFFLE_FROM_BYTES])
-def test_ingest_of_repeated_keys_keeps_the_first_of_each(
+def test_ingest_of_repeated_keys_keeps_the_versions_of_each(
     tables: Tables, shop: str, shuffle_from: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ingestion, "SHUFFLE_FROM_BYTES", shuffle_from)
@@ -83,11 +84,35 @@ def test_ingest_of_repeated_keys_keeps_the_first_of_each(
     monkeypatch.setattr(ingestion, "default_parallelism", lambda: 2)
     whole = visits(60)
     later = whole.with_columns(pl.col("known") + timedelta(days=1), spent=pl.lit(99.0))
-    blocks = [part.to_arrow() for part in (*later.iter_slices(20), *whole.iter_slices(20))]
-    landed = put(source(whole, read=lambda: ray.data.from_arrow(blocks)), tables, shop)
-    assert (landed.new_rows, landed.quarantine_reasons) == (60, {"repeats the key id": 60})
-    rows = pl.DataFrame(tables.read(f"{shop}.visits")).sort("at")
-    assert rows.equals(whole.select(rows.columns).cast(rows.schema))
+    same = whole.with_columns(spent=pl.lit(98.0))
+    blocks = [part.to_arrow() for frame in (later, whole, same) for part in frame.iter_slices(20)]
+    for new, corrected, known in ((60, 60, 0), (0, 0, 120)):
+        landed = put(source(whole, read=lambda: ray.data.from_arrow(blocks)), tables, shop)
+        assert (landed.new_rows, landed.corrected_rows, landed.known_rows) == (new, corrected, known)
+        assert landed.quarantine_reasons == {"repeats the key id": 60}
+    rows = pl.DataFrame(tables.read(f"{shop}.visits")).sort("at", KNOWN_FROM)
+    first, versions = (rows.filter(pl.col(KNOWN_FROM).is_null() == empty).drop(KNOWN_FROM) for empty in (True, False))
+    for frame, expected in ((first, whole), (versions, later)):
+        assert frame.equals(expected.select(frame.columns).cast(frame.schema))
+
+
+def test_ingest_of_corrections_and_late_labels_lands_each_once(tables: Tables, shop: str) -> None:
+    late = visits(50, spent=[None if i < 5 else float(i) for i in range(50)])
+    put(source(late), tables, shop)
+    fixed = late.with_columns(spent=pl.when(pl.col("id").is_in(["v1", "v7"])).then(66.0).otherwise("spent"))
+    for corrected in (2, 0):
+        landed = put(source(fixed), tables, shop)
+        assert (landed.new_rows, landed.corrected_rows, landed.snapshot.rows) == (0, corrected, 52)
+    rows = pl.DataFrame(tables.read(f"{shop}.visits")).filter(pl.col(KNOWN_FROM).is_not_null())
+    assert sorted(rows.select("id", "spent", KNOWN_FROM).rows()) == [
+        ("v1", 66.0, START + timedelta(days=1)), ("v7", 66.0, START + timedelta(days=1)),
+    ]  # fmt: skip
+
+
+def test_ingest_into_a_table_of_the_release_before_adds_versions(tables: Tables, shop: str) -> None:
+    tables.append(f"{shop}.visits", visits(20).with_columns(pl.col("at", "known").cast(INSTANT)).to_arrow())
+    landed = put(source(visits(25, spent=[0.5, *(float(i % 90) for i in range(1, 25))])), tables, shop)
+    assert (landed.new_rows, landed.corrected_rows, landed.known_rows) == (5, 1, 20)
 
 
 def test_ingest_quarantines_invalid_rows_once(tables: Tables, shop: str) -> None:

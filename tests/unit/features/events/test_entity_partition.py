@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features.definitions import Aggregate, Entity, FeatureView, Latest
@@ -18,6 +18,7 @@ from features.offline import point_in_time
 from tests.factories.effort import examples
 from tests.factories.features.join_cases import Case, cases
 from tests.factories.features.oracle import bits
+from tests.factories.features.version_cases import VersionedCase, versioned_cases
 
 FEW = 3
 """Events that make a comfortable part, here."""
@@ -30,6 +31,16 @@ def test_join_by_partitions_equals_join(case: Case, count: int, files: int) -> N
     size = max(1, -(-events.height // files))
     with patch.object(entity_partition, "PARTITION_EVENTS", FEW):
         result = join_by_partitions(view, list(events.iter_slices(size)) or [events], rows, count)
+    assert bits(result.to_dicts()) == bits(point_in_time.join(*case).to_dicts())
+
+
+@given(versioned_cases(2), st.integers(1, 3), st.integers(1, 4))
+@settings(max_examples=examples(150), suppress_health_check=list(HealthCheck))
+def test_join_of_versions_by_partitions_equals_join(case: VersionedCase, count: int, files: int) -> None:
+    view, versions, rows = case
+    size = max(1, -(-versions.height // files))
+    with patch.object(entity_partition, "PARTITION_EVENTS", FEW):
+        result = join_by_partitions(view, list(versions.iter_slices(size)) or [versions], rows, count)
     assert bits(result.to_dicts()) == bits(point_in_time.join(*case).to_dicts())
 
 

@@ -13,7 +13,8 @@ from cluster.errors import DataError, ProjectError
 from features.builders import category, derive, number, rolling, timestamp
 from features.definitions import FeatureSet, Latest
 from features.sources.source import Examples, require_columns
-from features.sources.validation import REASON, check_rows, exclude_known, quarantine_rows, validate_rows
+from features.sources.validation import REASON, check_rows, quarantine_rows
+from features.types import KNOWN_FROM
 from tests.factories.errors import raises
 from tests.factories.features.shops import LATER, NOON
 from tests.factories.features.shops import spending_view as spending
@@ -41,10 +42,11 @@ def test_check_rows_gives_reason_of_violated_rule(row: tuple, reason: str | None
     assert check_rows(source(), rows(row)).get_column(REASON).to_list() == [reason]
 
 
-def test_check_rows_keeps_first_known_row_of_a_repeated_key() -> None:
-    checked = check_rows(source(), rows(("a", "late", 1.0, NOON, LATER), ("a", "early", 1.0, NOON, NOON)))
+def test_check_rows_keeps_the_versions_of_a_repeated_key() -> None:
+    late, same = ("a", "late", 1.0, NOON, LATER), ("a", "same", 1.0, NOON, NOON)
+    checked = check_rows(source(), rows(late, ("a", "early", 1.0, NOON, NOON), same))
     accepted = checked.filter(pl.col(REASON).is_null())
-    assert accepted.get_column("shop").to_list() == ["early"]
+    assert accepted.select("shop", KNOWN_FROM).rows() == [("early", None), ("late", LATER)]
     assert checked.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"]
 
 
@@ -64,17 +66,6 @@ def test_check_rows_returns_every_row(cells: list[tuple]) -> None:
     bad = checked.drop_nulls(REASON)
     assert quarantine_rows(source(), bad).null_count().sum_horizontal().item() == 0
     assert bad.height == len(cells) - len({i for i, s, v in cells if i and s and 0 <= v <= 100})
-
-
-@given(st.lists(st.tuples(st.sampled_from(["1", "2", None]), st.sampled_from([1, 2.0, None])), max_size=12))
-def test_exclude_known_removes_rows_of_known_keys_only(cells: list[tuple]) -> None:
-    keyed = source(key=("id", "spent"))
-    valid = validate_rows(keyed, rows(*((a, "x", b, NOON, LATER) for a, b in cells)))
-    known = pl.DataFrame({"id": ["1", None], "spent": [1.0, 2.0]})
-    remainder = exclude_known(keyed, valid, known)
-    expected = [cell for cell in valid.rows() if (cell[0], cell[2]) not in set(known.rows())]
-    assert remainder.rows() == expected
-    assert remainder.schema == valid.schema
 
 
 def test_check_rows_with_missing_column_is_refused() -> None:

@@ -13,6 +13,7 @@ from features.builders import category, dropped, hashed, number, timestamp
 from features.sources.pseudonyms import PseudonymKey
 from features.sources.source import Source
 from features.sources.validation import RAW, REASON, check_rows, count_reasons, staleness, validate_rows
+from features.types import KNOWN_FROM
 from tests.factories.errors import raises
 from tests.factories.features.shops import LATER, NOON, visits_source
 
@@ -103,7 +104,7 @@ def test_check_rows_protects_personal_data_after_validation() -> None:
         )
     )
     checked = check_rows(private, pl.concat([row(), row(id="b", tip=9.0, shop="south")]), KEY)
-    assert checked.columns == ["id", "shop", "spent", "at", "known", REASON, RAW]
+    assert checked.columns == ["id", "shop", "spent", "at", "known", REASON, RAW, KNOWN_FROM]
     assert checked.get_column("shop").to_list() == [KEY.token("north"), KEY.token("south")]
     assert checked.get_column(REASON).to_list() == [None, "tip is more than was spent"]
     assert not any(word in checked.write_json() for word in ("north", "south", "9.0"))
