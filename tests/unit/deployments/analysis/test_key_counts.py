@@ -72,7 +72,7 @@ def test_compare_quality_of_sticky_traffic_keeps_alpha_by_key_only() -> None:
         of_rows = (PairedMoments.from_losses(champion[:n], challenger[:n]) for n in looks)
         by_key += any(compare_quality(of_pairs(paired), POLICY).regression for paired in of_keys)
         by_request += any(compare_quality(of_pairs(paired), POLICY).regression for paired in of_rows)
-    assert by_key <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
+    assert by_key <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha("quality"))
     # Per request, the very same traffic is aborted many times as often as alpha allows.
     assert by_request >= 5.0 * POLICY.alpha * ROLLOUTS
 
@@ -169,7 +169,7 @@ def test_check_error_rate_with_constant_keys_keeps_alpha() -> None:
         ]
         aborts += any(result.regression for result in results)
         advances += any(not result.missing_evidence for result in results)
-    assert aborts <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha)
+    assert aborts <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.test_alpha("error_rate"))
     assert advances <= stats.binom.ppf(0.999, ROLLOUTS, POLICY.alpha)
 
 
