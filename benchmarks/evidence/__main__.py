@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.evidence import estimates, ladder, leak, quiet_year, rebuild, sabotage
+from benchmarks.evidence import estimates, ladder, leak, quiet_year, rebuild
 from benchmarks.evidence import rows as rows_to_harm
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
@@ -26,8 +26,6 @@ SECTIONS: dict[str, Callable[[bool, Callable[[str], None]], Iterable[Row]]] = {
     "estimates": estimates.rows,
     "rows": rows_to_harm.rows,
     "ladder": ladder.rows,
-    "sabotage": sabotage.rows,
-    "sound": sabotage.sound_rows,
     "rebuild": rebuild.rows,
 }
 

@@ -34,7 +34,6 @@ _MARKERS = {
     "drop": ("v", BAD),
     "abort": ("X", BAD),
     "pause": ("s", WAIT),
-    "invalid": ("X", WAIT),
     "resume": ("D", WAIT),
     "hold": (".", SERIES[4]),
 }
