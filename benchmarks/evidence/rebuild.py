@@ -29,12 +29,19 @@ from features.offline.training_frame import Corrected, build_examples
 from features.sources.landing import check_block, decide
 from features.sources.row_versions import KnownRows, fingerprint_columns
 from features.sources.source import Examples, Source
-from features.sources.stored_rows import count_corrections, declare_key, find_corrections, read_rows, stored_values
+from features.sources.stored_rows import (
+    count_corrections,
+    find_corrections,
+    last_ingestion,
+    read_rows,
+    record_ingestion,
+    stored_values,
+)
 from features.sources.validation import REASON, deduplicate
 from features.types import INSTANT, KNOWN_FROM, KNOWN_UNTIL
 
 DAYS, FEW_DAYS = 50, 8
-ORDERS, CORRECTIONS = 1_000, 120
+ORDERS, CORRECTIONS = 300, 60
 """Of each day."""
 CUSTOMERS = 300
 MAX_DELAY_DAYS = 20
@@ -142,11 +149,12 @@ def land(tables: Tables, batch: pl.DataFrame, now: datetime) -> Snapshot:
     before = tables.latest(_TABLE)
     known = KnownRows.build(SOURCE, stored_values(tables, before, fingerprint_columns(SOURCE)) if before else ())
     checked = deduplicate(SOURCE, check_block(SOURCE, batch, known))
-    versions, _ = decide(SOURCE, checked.filter(pl.col(REASON).is_not_null()), known, now)
+    previous = last_ingestion(tables, _TABLE)
+    versions, _ = decide(SOURCE, checked.filter(pl.col(REASON).is_not_null()), known, now, previous)
     columns = [*SOURCE.column_names, KNOWN_FROM]
     good = checked.filter(pl.col(REASON).is_null())
     new = pl.concat([part.select(columns) for part in (good, versions)]).to_arrow()
-    declare_key(tables, _TABLE, new.schema, SOURCE.key)
+    record_ingestion(tables, _TABLE, new.schema, SOURCE.key, now)
     return tables.append(_TABLE, new)
 
 

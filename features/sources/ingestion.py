@@ -32,7 +32,7 @@ from features.sources.pseudonyms import load_pseudonym_key, needs_key
 from features.sources.readers import read_error
 from features.sources.row_versions import KnownRows, fingerprint_columns
 from features.sources.source import Source
-from features.sources.stored_rows import count_corrections, declare_key, stored_values
+from features.sources.stored_rows import count_corrections, last_ingestion, record_ingestion, stored_values
 from features.sources.validation import RAW, REASON
 from features.types import KNOWN_FROM, KNOWN_FROM_TYPE, arrow_type
 
@@ -80,18 +80,21 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
         SettingsError: A column must be hashed, and there is no usable key.
     """
     table = f"{namespace}.{source.name}"
-    before = tables.latest(table)
+    before, previous = tables.latest(table), last_ingestion(tables, table)
+    if before is not None:
+        # Before the rows are read: what is read later is not known earlier.
+        record_ingestion(tables, table, _stored_schema(source), source.key, now)
     known = _known_rows(source, tables, before)
     rows = _validated_rows(source, tables, namespace, settings, known)
     # Materialized before it is written: Ray widens the table by the columns that go into the writing task, even those
     # that are dropped there.
     good = rows.filter(expr=col(REASON).is_null()).drop_columns([REASON, RAW]).materialize()
     others = pl.DataFrame(_collect(rows.filter(expr=col(REASON).is_not_null()), source))
-    versions, bad = landing.decide(source, others, known, now)
+    versions, bad = landing.decide(source, others, known, now, previous)
     appended, quarantined = good.count() + versions.height, _quarantine(source, bad, tables, namespace)
     reasons = validation.count_reasons(quarantined)
     if appended:
-        snapshot = _append(source, tables, before, table, good, versions)
+        snapshot = _append(source, tables, before, table, good, versions, now)
     elif before is not None:
         snapshot = before
     else:
@@ -107,10 +110,17 @@ def ingest(source: Source, tables: Tables, namespace: str, settings: Settings, n
 
 
 def _append(
-    source: Source, tables: Tables, before: Snapshot | None, table: str, good: ray.data.Dataset, versions: pl.DataFrame
+    source: Source,
+    tables: Tables,
+    before: Snapshot | None,
+    table: str,
+    good: ray.data.Dataset,
+    versions: pl.DataFrame,
+    now: datetime,
 ) -> Snapshot:
     schema = _stored_schema(source)
-    declare_key(tables, table, schema, source.key)
+    if before is None:
+        record_ingestion(tables, table, schema, source.key, now)
     if versions.height:
         further = ray.data.from_arrow(versions.select(schema.names).to_arrow().cast(schema))
         good = good.union(further) if good.count() else further

@@ -46,7 +46,9 @@ def check_block(source: Source, block: pl.DataFrame, known: KnownRows, key: Pseu
     return pl.concat(parts, how="diagonal").with_columns(_no_version())
 
 
-def decide(source: Source, others: pl.DataFrame, known: KnownRows, now: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
+def decide(
+    source: Source, others: pl.DataFrame, known: KnownRows, now: datetime, last_ingestion: datetime | None = None
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Decide about the rows that have a reason, once all rows are read.
 
     Args:
@@ -54,6 +56,7 @@ def decide(source: Source, others: pl.DataFrame, known: KnownRows, now: datetime
         others: All rows with a reason, of ``check_block`` and ``deduplicate``.
         known: What the table has.
         now: Time of ingestion.
+        last_ingestion: Time of the ingestion before; None when it is not on record.
 
     Returns:
         The rows that are versions of the table's, with ``KNOWN_FROM``; and those that are invalid.
@@ -63,7 +66,7 @@ def decide(source: Source, others: pl.DataFrame, known: KnownRows, now: datetime
     if pending.is_empty():
         return pending, bad
     seen = row_versions.decode_seen(others.filter(reason == SEEN).get_column(RAW))
-    versions, refused = row_versions.resolve(source, pending.drop(KNOWN_FROM), known, seen, now)
+    versions, refused = row_versions.resolve(source, pending.drop(KNOWN_FROM), known, seen, now, last_ingestion)
     quarantined = validation.refuse_versions(source, refused).with_columns(_no_version())
     return versions, pl.concat([bad, quarantined.select(bad.columns)])
 

@@ -2,8 +2,9 @@
 
 Rows are compared by a hash of their values, 64 bits; the known-at time is not part of them. A version is known from:
 
-- its own known-at time, if that is later than that of the version before it;
-- the time of ingestion, if its known-at time is the same: the source corrected the row and did not say when.
+- its own known-at time, if that is later than that of the version before it and than the last ingestion;
+- the time of this ingestion otherwise: the source corrected the row and did not say when, or says that it was known
+  when a frame may have been built without it.
 
 A row that equals an older version, known-at time included, is that version. A row with other values and an earlier
 known-at time than the row it would correct, and one that the source has beside the row it would correct, with the same
@@ -141,7 +142,12 @@ def _chain(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def resolve(
-    source: Source, pending: pl.DataFrame, known: KnownRows, seen: np.ndarray, now: datetime
+    source: Source,
+    pending: pl.DataFrame,
+    known: KnownRows,
+    seen: np.ndarray,
+    now: datetime,
+    last_ingestion: datetime | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Decide which rows are versions of rows that a table has.
 
@@ -151,6 +157,7 @@ def resolve(
         known: What the table has.
         seen: Numbers of the table's newest rows that the source still has.
         now: Time of ingestion.
+        last_ingestion: Time of the ingestion before; None when it is not on record.
 
     Returns:
         The versions, with ``KNOWN_FROM``; and the refused rows, with ``EARLY``.
@@ -158,17 +165,15 @@ def resolve(
     key, at = list(source.key), pl.col(source.known_at)
     of_key = known.newest.rename({_VALUES: _LAST})
     joined = pending.join(of_key, on=key, how="left", nulls_equal=True, maintain_order="left")
-    floor = pl.max_horizontal(_AT, _FROM).alias(_FLOOR)
-    ordered = joined.with_columns(_hash(source, joined), floor).sort(source.known_at, maintain_order=True)
-    rows = ordered.with_row_index(_ROW)
-    advancing = _chain(source, rows).select(_ROW, at.alias(KNOWN_FROM))
-    candidates = rows.filter(at >= pl.col(_AT))
+    hashed = joined.with_columns(_hash(source, joined), pl.col(_AT).alias(_FLOOR))
+    rows = hashed.sort(source.known_at, maintain_order=True).with_row_index(_ROW)
+    advancing = _chain(source, rows)
     is_only = (pl.col(_VALUES).n_unique().over(key) == 1) & (pl.col(_VALUES) != pl.col(_LAST))
-    only = candidates.filter(is_only).unique(key, keep="first", maintain_order=True)
+    only = rows.filter(at >= pl.col(_AT)).filter(is_only).unique(key, keep="first", maintain_order=True)
     beside = pl.col(_INDEX).is_in(pl.Series(np.unique(seen), dtype=pl.UInt32).implode()) & (at == pl.col(_AT))
-    later = pl.max_horizontal(pl.lit(now, INSTANT), pl.col(_FROM) + _MICROSECOND, pl.col(_AT) + _MICROSECOND)
-    corrected = only.filter(~beside).join(rows.join(advancing, on=_ROW), on=key, how="anti", nulls_equal=True)
-    versions = pl.concat([advancing, corrected.select(_ROW, later.alias(KNOWN_FROM))])
+    corrected = only.filter(~beside).join(advancing, on=key, how="anti", nulls_equal=True)
+    accepted = pl.concat([part.select(rows.columns) for part in (advancing, corrected)]).sort(_ROW)
+    versions = accepted.select(_ROW, _known_from(source, now, last_ingestion))
     decided = rows.join(versions, on=_ROW, how="left", maintain_order="left").with_columns(
         (at < pl.col(_AT)).alias(EARLY)
     )
@@ -176,6 +181,17 @@ def resolve(
     own = (_ROW, _VALUES, _LAST, _FLOOR, _AT, _FROM, _INDEX)
     refused = decided.filter(~is_version & ~is_known)
     return decided.filter(is_version).drop(*own, EARLY), refused.drop(*own, KNOWN_FROM)
+
+
+def _known_from(source: Source, now: datetime, last_ingestion: datetime | None) -> pl.Expr:
+    """From when each of the versions of a key is known: later than the one before it."""
+    key, at = list(source.key), pl.col(source.known_at)
+    is_recent = at > pl.lit(last_ingestion, INSTANT) if last_ingestion else pl.lit(True)
+    stated = pl.when((at > pl.col(_AT)) & is_recent).then(at).otherwise(pl.lit(now, INSTANT))
+    after = pl.max_horizontal(stated, pl.col(_FROM) + _MICROSECOND, pl.col(_AT) + _MICROSECOND)
+    latest = after.cum_max().over(key)
+    equal = pl.int_range(pl.len()).over([*key, latest])
+    return (latest + equal * pl.duration(microseconds=1)).alias(KNOWN_FROM)
 
 
 def encode_seen(numbers: np.ndarray) -> str:

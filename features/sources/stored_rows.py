@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 
 import polars as pl
@@ -22,6 +23,7 @@ from features.types import INSTANT, KNOWN_FROM, KNOWN_UNTIL
 
 KEY_PROPERTY = "rayloop.source-key"
 """Property of a source's table: the columns that identify a row, as JSON."""
+_INGESTED_PROPERTY = "rayloop.ingested-at"
 _STATISTICS_PROPERTY = f"write.metadata.metrics.column.{KNOWN_FROM}"
 
 
@@ -140,16 +142,24 @@ def count_corrections(tables: Tables, snapshot: Snapshot) -> int:
     return sum(part.count_present(KNOWN_FROM) for part in parts) if KNOWN_FROM in schema.names else 0
 
 
-def declare_key(tables: Tables, name: str, schema: pa.Schema, key: Sequence[str]) -> None:
-    """Store in a table which columns identify a row; the table is created when it does not exist.
+def last_ingestion(tables: Tables, name: str) -> datetime | None:
+    """Return when a table's source was last ingested; None when it is not on record."""
+    text = tables.table_properties(name).get(_INGESTED_PROPERTY) if tables.exists(name) else None
+    return datetime.fromisoformat(text) if text else None
+
+
+def record_ingestion(tables: Tables, name: str, schema: pa.Schema, key: Sequence[str], at: datetime) -> None:
+    """Store in a table which columns identify a row, and when its source is ingested.
 
     Args:
         tables: The catalog.
-        name: Name of the table.
+        name: Name of the table, which is created when it does not exist.
         schema: Its schema, to create it.
         key: The columns.
+        at: The time.
     """
-    tables.set_properties(name, schema, {KEY_PROPERTY: json.dumps(list(key)), _STATISTICS_PROPERTY: "counts"})
+    own = {KEY_PROPERTY: json.dumps(list(key)), _INGESTED_PROPERTY: at.isoformat()}
+    tables.set_properties(name, schema, {**own, _STATISTICS_PROPERTY: "counts"})
 
 
 def add_known_until(versions: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:

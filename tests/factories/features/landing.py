@@ -27,10 +27,12 @@ def empty_table(source: Source) -> pl.DataFrame:
     return pl.DataFrame(schema={**kinds, KNOWN_FROM: INSTANT})
 
 
-def land(source: Source, table: pl.DataFrame, batch: pl.DataFrame, now: datetime) -> Landed:
+def land(
+    source: Source, table: pl.DataFrame, batch: pl.DataFrame, now: datetime, previous: datetime | None = None
+) -> Landed:
     known = row_versions.KnownRows.build(source, [table])
     rows = deduplicate(source, check_block(source, batch, known))
-    versions, bad = decide(source, rows.filter(pl.col(REASON).is_not_null()), known, now)
+    versions, bad = decide(source, rows.filter(pl.col(REASON).is_not_null()), known, now, previous)
     good = rows.filter(pl.col(REASON).is_null())
     new = pl.concat([part.select(table.columns) for part in (good, versions)])
     return Landed(pl.concat([table, new]), new, bad.get_column(REASON).to_list())

@@ -21,7 +21,7 @@ from features.online.materialize import push
 from features.sources.landing import check_block, decide
 from features.sources.row_versions import KnownRows, fingerprint_columns
 from features.sources.source import Source
-from features.sources.stored_rows import count_corrections, declare_key, read_newest, read_rows, stored_values
+from features.sources.stored_rows import count_corrections, read_newest, read_rows, record_ingestion, stored_values
 from features.types import AS_OF, KNOWN_FROM
 from tests.factories.features.landing import empty_table, land
 from tests.factories.features.shops import FEATURES, VIEWS, requests, visits
@@ -51,7 +51,7 @@ class Landing:
     def land(self, batch: pl.DataFrame, now: datetime) -> Snapshot:
         landed = land(self.source, self.table, batch, now)
         self.table, rows = landed.table, landed.new.to_arrow()
-        declare_key(self.tables, TABLE, rows.schema, self.source.key)
+        record_ingestion(self.tables, TABLE, rows.schema, self.source.key, now)
         return self.tables.append(TABLE, rows)
 
 
@@ -177,7 +177,7 @@ def test_table_of_the_release_before_is_read_and_corrected(store: LmdbStore, tab
     versions, bad = decide(landing.source, checked, known, NOW)
     assert (versions.height, bad.height) == (60, 0)
     rows = versions.select([*landing.source.column_names, KNOWN_FROM]).to_arrow()
-    declare_key(tables, TABLE, rows.schema, landing.source.key)
+    record_ingestion(tables, TABLE, rows.schema, landing.source.key, NOW)
     snapshot = tables.append(TABLE, rows, evolve=True)
     assert (count_corrections(tables, snapshot), count_corrections(tables, old)) == (60, 0)
     load(store, tables, snapshot)

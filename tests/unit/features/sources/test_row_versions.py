@@ -54,6 +54,18 @@ def test_other_values_with_a_later_known_at_are_known_from_then() -> None:
     assert versions(landed(rows(("a", 1.0, NOON)), rows(("a", 2.0, LATER)))) == [("a", 1.0, None), ("a", 2.0, LATER)]
 
 
+def test_other_values_known_before_the_last_ingestion_are_known_from_this_one() -> None:
+    first = landed(rows(("a", 1.0, NOON)))
+    # The row was stamped again without a change, and changed later without a stamp.
+    late = land(source(), first.table, rows(("a", 2.0, LATER), ("b", 1.0, LATER)), TOMORROW, TODAY)
+    assert versions(late) == [("a", 1.0, None), ("b", 1.0, None), ("a", 2.0, TOMORROW)]
+    log = rows(("a", 2.0, LATER), ("a", 3.0, LATER + timedelta(hours=1)), ("a", 4.0, TODAY + timedelta(hours=1)))
+    chain = land(source(), first.table, log, TOMORROW, TODAY)
+    micro = timedelta(microseconds=1)
+    assert versions(chain)[1:] == [("a", 2.0, TOMORROW), ("a", 3.0, TOMORROW + micro), ("a", 4.0, TOMORROW + 2 * micro)]
+    assert land(source(), chain.table, log, TOMORROW + timedelta(days=1), TOMORROW).new.height == 0
+
+
 def test_late_label_with_the_same_known_at_is_known_from_its_ingestion() -> None:
     late = landed(rows(("a", None, NOON)), rows(("a", 2.0, NOON)))
     assert versions(late) == [("a", None, None), ("a", 2.0, TOMORROW)]
