@@ -12,6 +12,8 @@ AS_OF = "as_of"
 ID = "id"
 """Column that identifies an example or a served row."""
 
+LABEL = "label"
+"""Column with an example's label."""
 LABEL_KNOWN_AT = "label_known_at"
 """Column with the time from which an example's label was known."""
 

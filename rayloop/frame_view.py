@@ -10,9 +10,9 @@ import pyarrow as pa
 from cluster.errors import DataError
 from cluster.values import Snapshot
 from features.encoder import Encoder
-from features.offline.training_frame import LABEL, purged_rows
+from features.offline.training_frame import purged_rows
 from features.split import PARTS, SPLIT, TRAIN
-from features.types import AS_OF
+from features.types import AS_OF, LABEL
 from rayloop.context import ProjectContext
 from trainers.data.datasets import TrainingData
 

@@ -27,9 +27,8 @@ from cluster.values import Task
 from features.definitions import Column
 from features.encoder import Encoder
 from features.offline.split_dates import RowTimes, working_dates
-from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, TimeSplit
-from features.types import AS_OF, INSTANT, LABEL_KNOWN_AT
+from features.types import AS_OF, INSTANT, LABEL, LABEL_KNOWN_AT
 from trainers import metrics
 from trainers.evaluation.bootstrap import Interval, confidence_intervals
 from trainers.evaluation.lightgbm_baseline import baseline_scores

@@ -25,7 +25,7 @@ from cluster.values import Snapshot, Task
 from features.builders import category, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
 from features.offline.point_in_time import join
-from features.offline.training_frame import Corrected, build_examples
+from features.offline.training_frame import CorrectionRows, build_examples
 from features.sources.landing import check_block, decide
 from features.sources.row_versions import KnownRows, fingerprint_columns
 from features.sources.source import Examples, Source
@@ -168,7 +168,7 @@ def frame(tables: Tables, snapshot: Snapshot, until: datetime, newest: bool = Fa
         rows = rows.filter(pl.col(KNOWN_UNTIL).is_null()).drop(KNOWN_FROM, KNOWN_UNTIL)
         examples = build_examples(rows, FEATURES, EXAMPLES, _TASK, until).sort("as_of", "id")
     else:
-        corrected = Corrected(corrections.key, corrections.rows(SOURCE.column_names))
+        corrected = CorrectionRows(corrections.key, corrections.rows(SOURCE.column_names))
         examples = build_examples(rows.drop(KNOWN_UNTIL), FEATURES, EXAMPLES, _TASK, until, corrections=corrected)
     ordered = examples.sort("as_of", "id")
     return pl.concat([ordered, *(join(view, rows, ordered) for view in VIEWS)], how="horizontal").to_arrow()

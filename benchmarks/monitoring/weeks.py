@@ -13,8 +13,9 @@ from benchmarks.monitoring.flights import FEATURES, Part
 from benchmarks.monitoring.programs import ProgramFailed, run_peer
 from benchmarks.results import Row, Target, row
 from benchmarks.serving.environments import InstallFailed
-from monitoring.performance.cbpe import Calibrator, classifier_performance, fit_adapted_calibrator
+from monitoring.performance.cbpe import Calibrator, classifier_performance
 from monitoring.performance.dle import LossModel, observed_loss
+from monitoring.samples.domain_classifier import DomainClassifier
 
 PEER = "nannyml"
 CLASSIFIER = {"accuracy": "accuracy", "auc": "roc_auc", "f1": "f1"}
@@ -41,7 +42,8 @@ def _classifier(
     for monday, at in weeks.items():
         progress(f"week of {monday}")
         scores = live.scores[at]
-        adaptive = fit_adapted_calibrator(reference.features, live.features[at], reference.scores, reference.late)
+        weights = DomainClassifier(reference.features, live.features[at]).density_ratio()
+        adaptive = Calibrator(reference.scores, reference.late, weights)
         truth.append(classifier_performance(scores, live.late[at]))
         cbpe.append(classifier_performance(scores, plain(scores)))
         pape.append(classifier_performance(scores, adaptive(scores)))

@@ -28,8 +28,9 @@ from examples.flights.data import flights_frame, weather_frame
 from features.encoder import Encoder
 from features.offline.point_in_time import index_events, look_up_features
 from features.offline.purge import assign_parts, keep_rows
-from features.offline.training_frame import LABEL, build_examples
+from features.offline.training_frame import build_examples
 from features.split import SPLIT, TRAIN
+from features.types import LABEL
 from rayloop.frame_view import MIN_CATEGORY_ROWS
 from rayloop.project import Project
 from trainers.config import ModelSpec, TrainConfig

@@ -21,7 +21,7 @@ from benchmarks.training.case import TrainingCase
 from cluster.values import Task
 from features.definitions import Column
 from features.encoder import Encoder
-from features.offline.training_frame import LABEL
+from features.types import LABEL
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader

@@ -108,7 +108,7 @@ class Tables(TableCatalog):
         """Return the snapshot that was appended under ``key``; None when there is none."""
         return _find_by_key(self.load(name), key) if self.exists(name) else None
 
-    def properties(self, snapshot: Snapshot) -> dict[str, Any]:
+    def snapshot_properties(self, snapshot: Snapshot) -> dict[str, Any]:
         """Return the properties of a snapshot. Raises SnapshotNotFound."""
         stored = self._load_with(snapshot.table, snapshot.id).snapshot_by_id(snapshot.id)
         return _properties(stored) if stored else {}

@@ -11,13 +11,11 @@ import pyarrow as pa
 import ray
 
 from features.offline import purge
+from features.offline.distributed_join import Reference
 from features.offline.purge import BlockCounts, Purged
 from features.offline.split_dates import RowTimes, require_rows
 from features.split import Split, TimeSplit
 from features.types import AS_OF, LABEL_KNOWN_AT
-
-Reference = Any
-"""A ray.ObjectRef, whose type does not say what it refers to."""
 
 _CPUS = 0.5
 _DATED_ROWS = 200_000

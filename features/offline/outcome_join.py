@@ -15,9 +15,7 @@ from cluster.values import Snapshot
 from features.offline.distributed_join import Reference, point_in_time_join
 from features.outcomes import LabelWithin
 from features.sources.stored_rows import StoredPart, stored_parts
-from features.types import AS_OF, INSTANT, KNOWN_FROM
-
-_LABEL, _KNOWN_AT = "label", "label_known_at"
+from features.types import AS_OF, INSTANT, KNOWN_FROM, LABEL, LABEL_KNOWN_AT
 
 
 def event_keys(label: LabelWithin) -> list[pl.Expr]:
@@ -58,31 +56,31 @@ def label_blocks(
     Returns:
         References to the tables with their labels; rows without a key are left out.
     """
-    queries = [_ask.remote(block, label) for block in blocks]
+    queries = [_lookup_rows.remote(block, label) for block in blocks]
     outcomes = point_in_time_join((label.view,), queries, {label.view.source: parts}, max_tasks)
-    return [_answer.remote(block, outcome, label) for block, outcome in zip(blocks, outcomes, strict=True)]
+    return [_add_labels.remote(block, outcome, label) for block, outcome in zip(blocks, outcomes, strict=True)]
 
 
-def ask(rows: pl.DataFrame, label: LabelWithin) -> pl.DataFrame:
+def lookup_rows(rows: pl.DataFrame, label: LabelWithin) -> pl.DataFrame:
     """Return the keys of rows, and the times as of which their labels are looked up."""
-    end = (pl.col(_KNOWN_AT) - label.view.settle).alias(AS_OF)
+    end = (pl.col(LABEL_KNOWN_AT) - label.view.settle).alias(AS_OF)
     return rows.select(*(pl.col(_key_column(key)).alias(key) for key in label.entity_keys), end)
 
 
-def answer(rows: pl.DataFrame, outcomes: pl.Series, label: LabelWithin) -> pl.DataFrame:
+def add_labels(rows: pl.DataFrame, outcomes: pl.Series, label: LabelWithin) -> pl.DataFrame:
     """Return rows with what the lookup gave as their labels, without those that have none."""
     labels = (outcomes > 0).cast(pl.Float64) if label.kind == "any" else outcomes
-    return rows.with_columns(labels.alias(_LABEL)).drop_nulls(_LABEL)
+    return rows.with_columns(labels.alias(LABEL)).drop_nulls(LABEL)
 
 
 @ray.remote(num_cpus=0.5)
-def _ask(block: pa.Table, label: LabelWithin) -> Any:
-    return ask(pl.DataFrame(block), label).to_arrow()
+def _lookup_rows(block: pa.Table, label: LabelWithin) -> Any:
+    return lookup_rows(pl.DataFrame(block), label).to_arrow()
 
 
 @ray.remote(num_cpus=0.5)
-def _answer(block: pa.Table, outcome: pa.Table, label: LabelWithin) -> Any:
-    return answer(pl.DataFrame(block), pl.DataFrame(outcome).get_column(_LABEL), label).to_arrow()
+def _add_labels(block: pa.Table, outcome: pa.Table, label: LabelWithin) -> Any:
+    return add_labels(pl.DataFrame(block), pl.DataFrame(outcome).get_column(LABEL), label).to_arrow()
 
 
 def _key_column(key: str) -> str:

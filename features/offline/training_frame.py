@@ -29,9 +29,7 @@ from features.sources.ingestion import WHOLE_BLOCKS, columns_schema, default_par
 from features.sources.source import Examples
 from features.sources.stored_rows import find_corrections, read_rows, stored_parts
 from features.split import SPLIT, Split, group_expr
-from features.types import AS_OF, ID, INSTANT, KNOWN_FROM, LABEL_KNOWN_AT, arrow_type
-
-LABEL = "label"
+from features.types import AS_OF, ID, INSTANT, KNOWN_FROM, LABEL, LABEL_KNOWN_AT, arrow_type
 
 _BLOCK_ROWS = 1 << 19
 _PURGED = "rayloop.purged"
@@ -83,9 +81,9 @@ def build_frame(
     corrections = find_corrections(tables, snapshots[examples.source])[0]
     columns |= {*corrections.key, KNOWN_FROM} if corrections else set()
     rows = tables.dataset(snapshots[examples.source], sorted(columns))
-    versions = _Versions(corrections.key, ray.put(corrections.rows(sorted(columns)))) if corrections else None
+    shared = ray.put(CorrectionRows(corrections.key, corrections.rows(sorted(columns)))) if corrections else None
     label = partial(
-        _label_block, features=features, examples=examples, task=task, split=split, until=until, versions=versions
+        _label_block, features=features, examples=examples, task=task, split=split, until=until, shared=shared
     )
     # Few blocks, since each view is joined with each block; but large blocks do not get larger.
     blocks = max(default_parallelism(), -(-snapshots[examples.source].rows // _BLOCK_ROWS))
@@ -106,7 +104,7 @@ def build_frame(
 
 def purged_rows(tables: Tables, frame: Snapshot) -> Purged:
     """Return how many rows a frame's split purged; a frame from before rows were counted has none."""
-    text = tables.properties(frame).get(_PURGED)
+    text = tables.snapshot_properties(frame).get(_PURGED)
     return Purged.from_stored(text) if text else Purged()
 
 
@@ -200,13 +198,6 @@ def _require_labels(task: Task, labels: pl.Series, source: str) -> None:
         raise DataError("data.unknown_label", source=source, label=unknown[0], expected=expected)
 
 
-class _Versions(NamedTuple):
-    """Corrections of the examples' source."""
-
-    key: tuple[str, ...]
-    rows: ray.ObjectRef[Any]
-
-
 def _label_block(
     block: pa.Table,
     features: FeatureSet,
@@ -214,9 +205,9 @@ def _label_block(
     task: Task,
     split: Split,
     until: datetime | None,
-    versions: _Versions | None,
+    shared: ray.ObjectRef[CorrectionRows] | None,
 ) -> pa.Table:
-    corrections = Corrected(versions.key, ray.get(versions.rows)) if versions else None
+    corrections = ray.get(shared) if shared else None
     rows = build_examples(pl.DataFrame(block), features, examples, task, until, split, corrections)
     return assign_parts(rows, split).to_arrow()
 
@@ -225,7 +216,7 @@ def _cast_block(block: pa.Table, schema: pa.Schema) -> pa.Table:
     return block.select(schema.names).cast(schema)
 
 
-class Corrected(NamedTuple):
+class CorrectionRows(NamedTuple):
     """The corrections of a source."""
 
     key: tuple[str, ...]
@@ -241,7 +232,7 @@ def build_examples(
     task: Task,
     until: datetime | None,
     split: Split | None = None,
-    corrections: Corrected | None = None,
+    corrections: CorrectionRows | None = None,
 ) -> pl.DataFrame:
     """Return the examples among the rows of a source, with id, as_of, label, label_known_at and request-time features.
 

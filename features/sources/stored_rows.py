@@ -114,7 +114,7 @@ def read_newest(tables: Tables, snapshot: Snapshot) -> pl.DataFrame:
 def find_corrections(tables: Tables, snapshot: Snapshot) -> tuple[Corrections | None, list[IcebergPart]]:
     """Return the corrections of a snapshot, if any, and all its data files. Raises SnapshotNotFound."""
     schema, parts = tables.parts(snapshot)
-    corrected = [part for part in parts if KNOWN_FROM in schema.names and part.count_present(KNOWN_FROM)]
+    corrected = [part for part in parts if _corrections_in(part, schema)]
     if not corrected:
         return None, parts
     key = json.loads(tables.table_properties(snapshot.table)[KEY_PROPERTY])
@@ -132,14 +132,13 @@ def stored_values(tables: Tables, snapshot: Snapshot, columns: Sequence[str]) ->
     schema, parts = tables.parts(snapshot)
     present = [name for name in columns if name in schema.names]
     for part in parts:
-        corrected = KNOWN_FROM in schema.names and part.count_present(KNOWN_FROM)
-        yield pl.DataFrame(part.table([*present, KNOWN_FROM] if corrected else present))
+        yield pl.DataFrame(part.table([*present, KNOWN_FROM] if _corrections_in(part, schema) else present))
 
 
 def count_corrections(tables: Tables, snapshot: Snapshot) -> int:
     """Return how many rows of a snapshot are further versions, by the files' statistics."""
     schema, parts = tables.parts(snapshot)
-    return sum(part.count_present(KNOWN_FROM) for part in parts) if KNOWN_FROM in schema.names else 0
+    return sum(_corrections_in(part, schema) for part in parts)
 
 
 def last_ingestion(tables: Tables, name: str) -> datetime | None:
@@ -166,6 +165,11 @@ def add_known_until(versions: pl.DataFrame, key: Sequence[str]) -> pl.DataFrame:
     """Add ``KNOWN_UNTIL`` to rows that are all versions of their keys, in their order."""
     bounds = _bounds_of(versions.filter(pl.col(KNOWN_FROM).is_not_null()), list(key))
     return versions.join(bounds, on=[*key, KNOWN_FROM], how="left", nulls_equal=True, maintain_order="left")
+
+
+def _corrections_in(part: IcebergPart, schema: pa.Schema) -> int:
+    """Return how many rows of a data file are further versions, by its statistics."""
+    return part.count_present(KNOWN_FROM) if KNOWN_FROM in schema.names else 0
 
 
 @lru_cache(maxsize=4)

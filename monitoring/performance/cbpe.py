@@ -18,7 +18,6 @@ from sklearn.isotonic import IsotonicRegression
 
 from cluster.errors import DataError
 from cluster.row_losses import DECISION_THRESHOLD, PROBABILITY_FLOOR
-from monitoring.samples.domain_classifier import DomainClassifier
 
 _BISECTIONS = 20
 
@@ -73,23 +72,6 @@ def classifier_performance(scores: np.ndarray, positive: np.ndarray) -> dict[str
         "brier": float((positive * (1.0 - positive) + (scores - positive) ** 2).mean()),
     }
     return {name: value for name, value in metrics.items() if value is not None}
-
-
-def fit_adapted_calibrator(
-    reference: np.ndarray, live: np.ndarray, scores: np.ndarray, labels: np.ndarray
-) -> Calibrator:
-    """Fit a calibrator for one window, by PAPE.
-
-    Args:
-        reference: Features of the reference rows, [n, features].
-        live: Features of the window's rows, [m, features].
-        scores: Scores of the reference rows, [n].
-        labels: Labels of the reference rows, 0 or 1, [n].
-
-    Raises:
-        DataError: The rows are too few, a value is not finite, or a label is not 0 or 1.
-    """
-    return Calibrator(scores, labels, DomainClassifier(reference, live).density_ratio())
 
 
 def estimate_prior(chances: np.ndarray, prior: float) -> float:

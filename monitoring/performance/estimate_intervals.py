@@ -33,6 +33,7 @@ from cluster.errors import DataError
 from cluster.values import Frozen
 from monitoring.performance.cbpe import at_prior, estimate_prior
 from monitoring.performance.estimator import Adaptation, PerformanceEstimator, RowMetrics, observed_metrics
+from monitoring.performance.loss_bounds import MIN_WINDOWS
 from monitoring.samples.logged_rows import LoggedRows
 
 CONFIDENCE = 0.95
@@ -40,8 +41,6 @@ CONTRADICTION = 0.01
 """Probability of a refusal because of labels that are as expected."""
 GROUPS = 8
 """Groups of windows that are left out in turn."""
-MIN_WINDOWS = 5
-"""Held-out windows below which it is unknown how windows vary."""
 MAX_PRIOR_ERROR = 0.2
 """Root mean square error of the estimated share of positives, over held-out windows, beyond which scores tell too
 little of it: the interval would span everything, and does not cover prior shift."""

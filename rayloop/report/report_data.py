@@ -21,9 +21,8 @@ from cluster.values import Decision, ModelVersion
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.state_machine import format_versions
 from features.manifest import Manifest
-from features.offline.training_frame import LABEL
 from features.split import SPLIT, TEST, TRAIN
-from features.types import AS_OF
+from features.types import AS_OF, LABEL
 from monitoring.analysis.analysis_scheduler import SchedulerState
 from monitoring.detection.alarm_actions import AlarmEntry
 from monitoring.export.cost import UsageTotals

@@ -15,10 +15,9 @@ from cluster.times import epoch_microseconds
 from cluster.values import Task
 from features.definitions import FeatureSet
 from features.events.event_history import KNOWN_AT, build_history
-from features.offline.training_frame import LABEL
 from features.online.materialize import materialize_history
 from features.online.store import OnlineStore
-from features.types import AS_OF, ID, LABEL_KNOWN_AT
+from features.types import AS_OF, ID, LABEL, LABEL_KNOWN_AT
 from rayloop.simulation.load_client import NO_REQUESTS, LoadClient, LoadStats
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from cluster.values import Check, GateReport
 from features.manifest import MODEL_FILE
-from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
+from features.types import LABEL
 from rayloop.frame_view import FrameView
 from rayloop.stages.candidate import CandidateBuild
 from trainers import metrics

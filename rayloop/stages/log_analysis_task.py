@@ -28,9 +28,8 @@ from cluster.times import epoch_microseconds
 from cluster.values import Task
 from deployments.telemetry.prediction_log import feature_frame
 from features.manifest import Manifest
-from features.offline.training_frame import LABEL
 from features.split import SPLIT, TRAIN
-from features.types import AS_OF, ID
+from features.types import AS_OF, ID, LABEL
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, analyze
 from monitoring.analysis.segment_drift import ReferenceRows
 from monitoring.samples.bottom_k_sample import BottomKSample

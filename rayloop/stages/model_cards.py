@@ -8,9 +8,8 @@ import pyarrow as pa
 
 from cluster.registry import Run
 from cluster.times import format_utc
-from features.offline.training_frame import LABEL
 from features.split import PARTS, TRAIN
-from features.types import AS_OF
+from features.types import AS_OF, LABEL
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.stages.candidate import CandidateBuild

@@ -11,9 +11,8 @@ from scipy import stats
 
 from benchmarks.evidence import estimates, leak, monitored_days, quiet_year, rebuild
 from cluster.values import Task
-from features.offline.training_frame import LABEL
 from features.split import TEST, TRAIN, VALIDATION
-from features.types import AS_OF, LABEL_KNOWN_AT
+from features.types import AS_OF, LABEL, LABEL_KNOWN_AT
 from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
 from trainers import metrics
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import pytest
@@ -133,7 +133,9 @@ def test_replica_that_drains_or_is_killed_leaves_doors_of_other_hosts(build: Bui
         assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
 
 
-def test_certificates_of_all_doors_are_replaced_without_a_lost_request(build: Build) -> None:
+@contextmanager
+def undisturbed_load(build: Build, work: str) -> Iterator[tuple[DoorHosts, Load]]:
+    """A load through one host's door to a replica on the other; no request fails, and no HAProxy starts again."""
     with build(["door1", "door2"], peers=True) as doors:
         near, far = doors.hosts
         doors.start_replica(far)
@@ -141,17 +143,21 @@ def test_certificates_of_all_doors_are_replaced_without_a_lost_request(build: Bu
         pids = doors.haproxies()
         load = Load(doors.client, LoadPlan(doors.url(near), rate=100.0, authority=CA, timeout_s=20.0))
         load.wait_for(OK)
+        yield doors, load
+        account = load.finish()
+        failed = account.missing + sum(account.failed.values())
+        add_figure(work, "failed requests", failed, "=", note=f"of {len(account.records):,}")
+        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
+        assert doors.haproxies() == pids
+
+
+def test_certificates_of_all_doors_are_replaced_without_a_lost_request(build: Build) -> None:
+    with undisturbed_load(build, "8 certificates of two hosts' doors replaced at 100 requests/s") as (doors, load):
         for _ in range(4):
             for host in doors.hosts:
                 content = doors.renew_certificate(host)
                 until(lambda each=host, pem=content: doors.uses_certificate(each, pem), "it is in use", 20)
             load.wait_for(OK, 30)
-        account = load.finish()
-        failed = account.missing + sum(account.failed.values())
-        work = "8 certificates of two hosts' doors replaced at 100 requests/s"
-        add_figure(work, "failed requests", failed, "=", note=f"of {len(account.records):,}")
-        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
-        assert doors.haproxies() == pids
 
 
 @pytest.mark.parametrize("peers", [True, False], ids=["peers", "without"])
@@ -181,23 +187,11 @@ def test_killed_host_is_out_of_rotation_within_two_seconds(build: Build, peers: 
 
 @pytest.mark.skipif(not clock.available(), reason=f"{clock.COMPILER} is not installed")
 def test_clocks_that_step_fail_no_request(build: Build) -> None:
-    with build(["door1", "door2"], peers=True) as doors:
-        near, far = doors.hosts
-        doors.start_replica(far)
-        doors.await_replicas(1)
-        pids = doors.haproxies()
-        load = Load(doors.client, LoadPlan(doors.url(near), rate=100.0, authority=CA, timeout_s=20.0))
-        load.wait_for(OK)
+    with undisturbed_load(build, "clocks of two doors' hosts ± 1 h at 100 requests/s") as (doors, load):
         for host in doors.hosts:
             for offset_s in (STEP_S, -STEP_S, 0):
                 host.step_clock(offset_s)
                 load.wait_for(OK, 200)
-        account = load.finish()
-        failed = account.missing + sum(account.failed.values())
-        note = f"of {len(account.records):,}"
-        add_figure("clocks of two doors' hosts ± 1 h at 100 requests/s", "failed requests", failed, "=", note=note)
-        assert (account.missing, account.failed, set(account.answered)) == (0, {}, {OK})
-        assert doors.haproxies() == pids
 
 
 def test_killed_host_fails_no_grpc_call(build: Build) -> None:

@@ -10,8 +10,7 @@ import pyarrow as pa
 
 from cluster.values import Task
 from features.encoder import MISSING_CODE, Encoder
-from features.offline.training_frame import LABEL
-from features.types import AS_OF
+from features.types import AS_OF, LABEL
 from trainers import metrics
 from trainers.data.encoding_task import label_array
 from trainers.scoring.onnx_scorer import metrics_by_time

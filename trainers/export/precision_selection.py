@@ -18,7 +18,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from cluster.log_suppression import suppress_logs
 from cluster.values import GateReport
 from features.manifest import MODEL_FILE, Precision
-from features.offline.training_frame import LABEL
+from features.types import LABEL
 from trainers.evaluation.quality_gate import INT8, GatePolicy, ScoredCandidate, check_candidate
 from trainers.export.onnx_export import export, export_portable
 from trainers.loop.trainer import FitResult

@@ -17,7 +17,7 @@ from torch import nn
 
 from cluster.values import Task
 from features.encoder import Encoder
-from features.offline.training_frame import LABEL
+from features.types import LABEL
 from trainers import losses, metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.batches import EncodedRows, MemoryValidationLoader

@@ -12,7 +12,7 @@ import pytest
 from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from cluster.values import Task
+from cluster.values import Snapshot, Task
 from features.builders import category
 from features.definitions import FeatureSet
 from features.events import entity_partition
@@ -26,6 +26,16 @@ from tests.factories.errors import raises
 from tests.factories.features.skewed_events import VIEWS, events, rows
 
 pytestmark = pytest.mark.cluster
+
+FEATURES = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
+EXAMPLES = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
+TASK = Task(kind="regression", label="x")
+
+
+def land_events(cluster: Settings, count: int, table: str) -> tuple[Tables, pl.DataFrame, dict[str, Snapshot]]:
+    """Events with a number each, in a table."""
+    tables, history = Tables(cluster), events(count).with_row_index("n").cast({"n": pl.String})
+    return tables, history, {"events": tables.append(table, history.to_arrow().cast(_plain(history)))}
 
 
 @pytest.mark.parametrize("comfortable", [100, entity_partition.PARTITION_EVENTS])
@@ -75,13 +85,9 @@ def test_point_in_time_join_of_source_without_rows_is_refused(cluster: Settings)
 def test_build_frame_has_every_example_with_its_features(cluster: Settings) -> None:
     from features.offline.training_frame import build_frame
 
-    tables, history = Tables(cluster), events(2000).with_row_index("n").cast({"n": pl.String})
-    landed = {"events": tables.append("frame.events", history.to_arrow().cast(_plain(history)))}
-    features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
-    examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
-    task = Task(kind="regression", label="x")
-    snapshot = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
-    assert snapshot == build_frame(features, examples, task, HashSplit(), landed, tables, "frame.frame")
+    tables, history, landed = land_events(cluster, 2000, "frame.events")
+    snapshot = build_frame(FEATURES, EXAMPLES, TASK, HashSplit(), landed, tables, "frame.frame")
+    assert snapshot == build_frame(FEATURES, EXAMPLES, TASK, HashSplit(), landed, tables, "frame.frame")
     frame = pl.DataFrame(tables.read(snapshot.table, snapshot.id)).sort(pl.col("id").cast(pl.Int64))
     assert frame.get_column("id").to_list() == history.get_column("n").to_list()
     request = history.select("a", "b", pl.col("at").alias(AS_OF))
@@ -93,15 +99,13 @@ def test_build_frame_has_every_example_with_its_features(cluster: Settings) -> N
 def test_build_frame_with_other_classes_or_event_time_is_another_frame(cluster: Settings) -> None:
     from features.offline.training_frame import build_frame
 
-    tables, history = Tables(cluster), events(200).with_row_index("n").cast({"n": pl.String})
-    landed = {"events": tables.append("frame.again", history.to_arrow().cast(_plain(history)))}
-    features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
+    tables, _, landed = land_events(cluster, 200, "frame.again")
 
     def labels(classes: tuple[str, str], dated: str) -> pl.DataFrame:
         label = pl.when(pl.col("x") > 0).then(pl.lit("more")).otherwise(pl.lit("less"))
         examples = Examples(source="events", id="n", label=label, label_known_at="known", event_time=dated)
         task = Task(kind="multiclass", label="x", classes=classes)
-        snapshot = build_frame(features, examples, task, HashSplit(), landed, tables, "frame.classes")
+        snapshot = build_frame(FEATURES, examples, task, HashSplit(), landed, tables, "frame.classes")
         return pl.DataFrame(tables.read(snapshot.table, snapshot.id, ["id", "label", AS_OF])).sort("id")
 
     first, turned, later = (
@@ -116,20 +120,16 @@ def test_build_frame_with_other_classes_or_event_time_is_another_frame(cluster: 
 def test_build_frame_with_a_time_split_purges_late_labels_and_straddling_groups(cluster: Settings) -> None:
     from features.offline.training_frame import build_examples, build_frame, purged_rows
 
-    tables, history = Tables(cluster), events(2000).with_row_index("n").cast({"n": pl.String})
-    landed = {"events": tables.append("frame.purged", history.to_arrow().cast(_plain(history)))}
-    features = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
-    examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
-    task = Task(kind="regression", label="x")
+    tables, history, landed = land_events(cluster, 2000, "frame.purged")
     first, last = history.select(pl.col("at").min().alias("first"), pl.col("at").max().alias("last")).row(0)
     dates = [first + (last - first) * share for share in (0.0, 0.5, 0.75, 1.0)]
     names = ("start", "validate_from", "test_from", "end")
     for group in ((), ("a", "b")):
         split = TimeSplit(**dict(zip(names, dates, strict=True)), group=group)
-        alone = build_examples(pl.DataFrame(history), features, examples, task, None, split)
+        alone = build_examples(pl.DataFrame(history), FEATURES, EXAMPLES, TASK, None, split)
         counts = count_block(parts := assign_parts(alone, split))
         expected = keep_rows(parts, straddling_groups([counts]))
-        snapshot = build_frame(features, examples, task, split, landed, tables, "frame.by_time")
+        snapshot = build_frame(FEATURES, EXAMPLES, TASK, split, landed, tables, "frame.by_time")
         frame = pl.DataFrame(tables.read(snapshot.table, snapshot.id, ["id", "split"]))
         assert frame.sort("id").equals(expected.select("id", "split").sort("id"))
         assert purged_rows(tables, snapshot) == Purged.between(counts.dated, counts.known, count_parts(expected))
@@ -147,14 +147,13 @@ def test_build_frame_of_a_split_that_purges_a_part_is_refused_with_dates(cluster
     )
     tables = Tables(cluster)
     landed = {"events": tables.append("frame.late", late.to_arrow().cast(_plain(late)))}
-    examples = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
-    features, task = FeatureSet(name="set", request=category("a")), Task(kind="regression", label="x")
+    features = FeatureSet(name="set", request=category("a"))
     split = TimeSplit(start=start, validate_from=start + 60 * day, test_from=start + 65 * day, end=start + 90 * day)
     with raises(DataError, "data.split_purged", part="validation", test_from=split.test_from.isoformat()) as refused:
-        build_frame(features, examples, task, split, landed, tables, "frame.refused")
+        build_frame(features, EXAMPLES, TASK, split, landed, tables, "frame.refused")
     named = datetime.fromisoformat(str(refused.value.fields["validate_from"]))
     working = split.model_copy(update={"validate_from": named})
-    frame = build_frame(features, examples, task, working, landed, tables, "frame.refused")
+    frame = build_frame(features, EXAMPLES, TASK, working, landed, tables, "frame.refused")
     assert set(tables.read(frame.table, frame.id, ["split"])["split"].to_pylist()) == set(PARTS)
 
 

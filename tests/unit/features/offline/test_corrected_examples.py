@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.values import Task
 from features.builders import category, number
 from features.definitions import FeatureSet
-from features.offline.training_frame import Corrected, build_examples
+from features.offline.training_frame import CorrectionRows, build_examples
 from features.sources.source import Examples
 from features.types import INSTANT, KNOWN_FROM
 from tests.factories.effort import examples as effort
@@ -74,7 +74,7 @@ def naive(table: pl.DataFrame, until: datetime | None) -> list[tuple]:
 
 
 def engine(table: pl.DataFrame, until: datetime | None) -> list[tuple]:
-    corrections = Corrected(("id",), table.filter(pl.col(KNOWN_FROM).is_not_null()))
+    corrections = CorrectionRows(("id",), table.filter(pl.col(KNOWN_FROM).is_not_null()))
     built = build_examples(table, FEATURES, EXAMPLES, TASK, until, corrections=corrections)
     return built.select("id", "as_of", "shop", "price", "label", "label_known_at").rows()
 

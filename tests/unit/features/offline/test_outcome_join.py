@@ -13,7 +13,7 @@ from cluster.errors import ProjectError
 from cluster.values import Task
 from features.builders import category, number, timestamp
 from features.definitions import Entity, FeatureSet
-from features.offline.outcome_join import answer, ask
+from features.offline.outcome_join import add_labels, lookup_rows
 from features.offline.point_in_time import join
 from features.offline.training_frame import build_examples
 from features.outcomes import LabelWithin
@@ -58,8 +58,8 @@ def labeled(rows: pl.DataFrame, label: LabelWithin, until: datetime | None = Non
     task = Task(kind="regression", label="again")
     declared = Examples(source="purchases", id="id", label=label, event_time="bought_at")
     built = build_examples(rows, features, declared, task, until)
-    outcomes = join(label.view, rows, ask(built, label)).get_column("label")
-    return answer(built, outcomes, label).select("id", "label", "label_known_at").rows()
+    outcomes = join(label.view, rows, lookup_rows(built, label)).get_column("label")
+    return add_labels(built, outcomes, label).select("id", "label", "label_known_at").rows()
 
 
 def naive(rows: pl.DataFrame, label: LabelWithin, event: str | None) -> list[tuple]:

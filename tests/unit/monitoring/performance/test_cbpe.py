@@ -13,9 +13,10 @@ from sklearn import metrics
 from cluster.errors import DataError
 from cluster.row_losses import row_loss
 from cluster.values import Task
-from monitoring.performance.cbpe import Calibrator, classifier_performance, fit_adapted_calibrator
+from monitoring.performance.cbpe import Calibrator, classifier_performance
 from monitoring.performance.dle import LossModel, observed_loss
 from monitoring.performance.estimator import PerformanceEstimator
+from monitoring.samples.domain_classifier import DomainClassifier
 from monitoring.samples.logged_rows import LoggedRows
 from tests.factories.errors import raises
 
@@ -70,7 +71,7 @@ def test_pape_follows_covariate_shift_better_than_cbpe():
         live, live_scores, live_labels = world(rng, 5_000, shift)
         truth = classifier_performance(live_scores, live_labels)["accuracy"]
         cbpe += abs(classifier_performance(live_scores, Calibrator(scores, labels)(live_scores))["accuracy"] - truth)
-        calibrate = fit_adapted_calibrator(features, live, scores, labels)
+        calibrate = Calibrator(scores, labels, DomainClassifier(features, live).density_ratio())
         pape += abs(classifier_performance(live_scores, calibrate(live_scores))["accuracy"] - truth)
     assert pape < cbpe / 2
 

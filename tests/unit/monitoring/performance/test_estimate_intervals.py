@@ -13,8 +13,9 @@ from cluster.values import Task
 from features.definitions import Column
 from monitoring.drift_policy import DAY_S
 from monitoring.performance.cbpe import at_prior, estimate_prior
-from monitoring.performance.estimate_intervals import MIN_WINDOWS, IntervalEstimator, Spread
+from monitoring.performance.estimate_intervals import IntervalEstimator, Spread
 from monitoring.performance.estimator import PerformanceEstimator
+from monitoring.performance.loss_bounds import MIN_WINDOWS
 from monitoring.samples.logged_rows import LoggedRows
 from tests.factories.errors import raises
 
