@@ -3,9 +3,9 @@
 Three splits of the same rows, with the same test rows: by ``as_of`` alone; the same dates, purged; and the dates that
 rayloop names when it refuses the second for want of validation rows, purged too.
 
-Customers have a row a week. The label, known 90 days after the row, is whether a known quantity of the row plus what
-happens to its customer in these 90 days is positive. What happens is independent noise from week to week, so no model
-can know it; but two rows of a customer less than 90 days apart share a part of it. A training row that is so close to
+Customers have a row a week. The label, known 91 days after the row, is whether a known quantity of the row plus what
+happens to its customer in these 91 days is positive. What happens is independent noise from week to week, so no model
+can know it; but two rows of a customer less than 91 days apart share a part of it. A training row that is so close to
 the test rows that its label was not known before them carries their answers to a model that tells customers apart.
 
 The truth is known: the best possible AUC in closed form, and each model's own from fresh rows of the same customers.
@@ -49,7 +49,7 @@ KNOWN_WEIGHT = 0.6
 """Standard deviation of the known quantity; that of the noise is 1."""
 TASK = Task(kind="binary", label="positive")
 TREES = 100
-WORK = "a label known after 90 days, AUC at the gate"
+WORK = "a label known after 91 days, AUC at the gate"
 BY_DATE, PURGED, NAMED = "split by as_of alone", "the same dates, purged", "the dates that the refusal names"
 _COLUMNS = (Column(name="known", kind="number"), Column(name="customer", kind="category"))
 _MIN_CATEGORY_ROWS = 1
