@@ -17,14 +17,12 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray import serve
 from ray.actor import ActorHandle
 
 from cluster.actors import end_actor, get_or_create, is_newest, take_epoch
 from cluster.door.moves import Moves
-from cluster.door.probe import door_status
 from cluster.errors import RayloopError, RolloutError, WriterReplaced
-from cluster.limits import STORE_S, in_thread, within
+from cluster.limits import in_thread, within
 from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments import serve_schema
@@ -44,12 +42,12 @@ from deployments.rollout.applications import (
     write_moves,
     writer_epoch,
 )
+from deployments.rollout.serve_readiness import ServeReadiness
 from deployments.serve_schema import ChallengerConfig, Halt, ServerConfig, Serving, TrafficSplit
 from deployments.telemetry.log_writer import connect_log_writer
 
 ACTOR = "serve-config"
 """Name of the writer's actor."""
-_POLL_S = 0.1
 _INFERENCE_SERVICE = "deployments.protocol.inference_pb.add_inference_service"
 _CHALLENGER = "Challenger"
 _FRONT: dict[str, Any] = {"name": "Front", "num_replicas": 1, "ray_actor_options": {"num_cpus": 0.1}}
@@ -91,7 +89,7 @@ class ServeConfigWriter:
     """
 
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]
-        self._settings = settings
+        self._settings, self._readiness = settings, ServeReadiness(settings)
         self._write_lock = asyncio.Lock()
         self._epoch = take_epoch(ACTOR)
         self._written: Applications = {}
@@ -139,10 +137,10 @@ class ServeConfigWriter:
 
         await self._write(change)
         deadline = time.monotonic() + options.deadline_s
-        await self._wait_until_running(serve_schema.ROOT_APP, deadline)
-        await self._wait_until_applied(champion.model, deadline)
+        await self._readiness.await_running(serve_schema.ROOT_APP, deadline)
+        await self._readiness.await_applied(champion.model, deadline)
         if self._settings.door:
-            await self._wait_until_in_door(champion.model, deadline, options.deadline_s)
+            await self._readiness.await_in_door(champion.model, deadline, options.deadline_s)
 
     async def start_challenger(
         self,
@@ -172,7 +170,7 @@ class ServeConfigWriter:
 
         await self._write(change)
         try:
-            await self._wait_until_running(name, time.monotonic() + options.deadline_s)
+            await self._readiness.await_running(name, time.monotonic() + options.deadline_s)
         except RayloopError:
             await self._write(lambda apps: apps.pop(name, None))
             raise
@@ -270,9 +268,7 @@ class ServeConfigWriter:
             drop_challengers(apps, model)
 
         await self._write(change)
-        await self._wait_until(
-            lambda details: serve_schema.model_app_name(model) not in details["applications"], _DRAIN_S, model
-        )
+        await self._readiness.await_removed(model, _DRAIN_S)
 
     async def _change_server(
         self, model: str, update: Callable[[ServerConfig], dict[str, Any]], epoch: int | None, deadline_s: float
@@ -286,7 +282,7 @@ class ServeConfigWriter:
             apps[serve_schema.model_app_name(model)]["deployments"][0]["user_config"] = config.model_dump(mode="json")
 
         await self._write(change)
-        await self._wait_until_applied(model, time.monotonic() + deadline_s)
+        await self._readiness.await_applied(model, time.monotonic() + deadline_s)
 
     async def _write(self, change: Callable[[Applications], object]) -> None:
         try:
@@ -341,71 +337,7 @@ class ServeConfigWriter:
                 _log.exception("cannot check Serve's configuration")
 
     async def _read(self) -> Applications:
-        return serve_details.declared_applications(await self._details())
-
-    async def _details(self) -> dict[str, Any]:
-        return await in_thread(STORE_S, "Serve's REST API", serve_details.fetch_serve_details, self._settings)
-
-    async def _wait_until_running(self, app: str, deadline: float) -> None:
-        """Wait until an application runs. Raises RayloopError when it fails, or is late."""
-        await self._wait_until(lambda details: serve_details.is_running(details, app), deadline - time.monotonic(), app)
-
-    async def _wait_until_applied(self, model: str, deadline: float) -> None:
-        """Wait until every replica confirms that it serves what the configuration says."""
-        app = serve_schema.model_app_name(model)
-        await self._wait_until_running(app, deadline)
-        details = await self._details()
-        config = server_config(serve_details.declared_applications(details), model)
-        if config is None:
-            raise RayloopError("rayloop.model_not_deployed", model=model)
-        replicas = len(serve_details.running_replicas(details, app))
-        split = config.split.model_dump_json() if config.split else ""
-        handle = serve.get_deployment_handle(serve_details.MODEL_DEPLOYMENT, app)
-        confirmed: set[str] = set()
-        while len(confirmed) < replicas:
-            remaining_s = max(deadline - time.monotonic(), _POLL_S)
-            state = await within(remaining_s, f"a replica of {model}", handle.state.remote())
-            if state["failure"]:
-                raise RayloopError(
-                    "rayloop.change_not_applied", model=model, version=state["version"], failure=state["failure"]
-                )
-            applied = (state["version"], state["trial"]) == (config.champion.version, split)
-            if applied and state["replica"] not in confirmed:
-                confirmed.add(state["replica"])
-                continue
-            if time.monotonic() > deadline:
-                if applied:
-                    # The calls to a replica that does not answer go to the others.
-                    raise RayloopError(
-                        "rayloop.replicas_silent", model=model, silent=replicas - len(confirmed), replicas=replicas
-                    )
-                raise RayloopError(
-                    "rayloop.replica_late", model=model, version=state["version"], expected=config.champion.version
-                )
-            await asyncio.sleep(_POLL_S)
-
-    async def _wait_until_in_door(self, model: str, deadline: float, limit_s: float) -> None:
-        """Wait until this host's door, if there is one, has a replica. Other hosts' have it within half a second."""
-        path = f"{root_app.ROOT_ROUTE}/models/{model}/ready"
-        while (status := await asyncio.to_thread(door_status, self._settings, path)) not in (None, 200):
-            if time.monotonic() > deadline:
-                message = "the door does not reach it"
-                raise RayloopError(
-                    "rayloop.deployment_late", app=model, status=status, message=message, limit_s=limit_s
-                )
-            await asyncio.sleep(_POLL_S)
-
-    async def _wait_until(self, holds: Callable[[dict[str, Any]], bool], limit_s: float, app: str) -> None:
-        deadline = time.monotonic() + limit_s
-        while True:
-            details = await self._details()
-            if holds(details):
-                return
-            if time.monotonic() > deadline:
-                report = details["applications"].get(app, {})
-                status, message = report.get("status", "absent"), serve_details.failure_message(report)
-                raise RayloopError("rayloop.deployment_late", app=app, status=status, message=message, limit_s=limit_s)
-            await asyncio.sleep(_POLL_S)
+        return serve_details.declared_applications(await serve_details.read_serve_details(self._settings))
 
 
 def _proxy_location(settings: Settings) -> str:

@@ -9,6 +9,7 @@ from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.errors import ClusterUnavailable, RayloopError
 from cluster.jobs import connect_dashboard
+from cluster.limits import STORE_S, in_thread
 from cluster.settings import Settings
 from cluster.values import Frozen
 from deployments.rollout.applications import Applications
@@ -61,6 +62,11 @@ def fetch_serve_details(settings: Settings) -> dict[str, Any]:
         return connect_serve_api(settings).get_serve_details()
     except (OSError, RuntimeError) as error:
         raise ClusterUnavailable("cluster.no_answer", address=settings.dashboard) from error
+
+
+async def read_serve_details(settings: Settings) -> dict[str, Any]:
+    """As ``fetch_serve_details``, in a thread, within the time limit of a store. Raises ClusterUnavailable."""
+    return await in_thread(STORE_S, "Serve's REST API", fetch_serve_details, settings)
 
 
 def declared_applications(details: dict[str, Any]) -> Applications:

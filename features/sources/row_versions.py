@@ -29,6 +29,8 @@ PENDING = "__pending"
 SEEN = "__seen"
 """Reason of a row that is none: it says which rows of the table a block has (``encode_seen``)."""
 
+REPEATED = "__repeated"
+"""Column of rows that share keys: whether one is neither the first of its key nor a version."""
 EARLY = "__early"
 """Column of refused rows: whether one is known before the row that it would correct."""
 
@@ -107,7 +109,7 @@ def chain_versions(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
         rows: All rows of their keys, in known-at order.
 
     Returns:
-        The rows, with ``KNOWN_FROM``, null for the first of each key; and a column ``SEEN``, whether a row repeats
+        The rows, with ``KNOWN_FROM``, null for the first of each key; and a column ``REPEATED``, whether a row repeats
         the one before it, or differs without a later known-at time.
     """
     key = list(source.key)
@@ -119,7 +121,7 @@ def chain_versions(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
     is_version = pl.col(_INDEX).is_in(accepted.get_column(_INDEX).implode())
     refused = ~is_version & ~pl.col(_INDEX).is_in(first.get_column(_INDEX).implode())
     known_from = pl.when(is_version).then(source.known_at).otherwise(pl.lit(None, INSTANT)).alias(KNOWN_FROM)
-    return marked.with_columns(known_from, refused.alias(SEEN)).drop(_VALUES, _INDEX)
+    return marked.with_columns(known_from, refused.alias(REPEATED)).drop(_VALUES, _INDEX)
 
 
 def _chain(source: Source, rows: pl.DataFrame) -> pl.DataFrame:

@@ -18,7 +18,7 @@ import polars as pl
 from cluster.errors import DataError
 from features.definitions import Column
 from features.sources.pseudonyms import PseudonymKey, protect_rows
-from features.sources.row_versions import EARLY, SEEN, chain_versions
+from features.sources.row_versions import EARLY, REPEATED, chain_versions
 from features.sources.source import POLARS_TYPES, Source
 from features.types import KNOWN_FROM
 
@@ -80,10 +80,10 @@ def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
     ordered = unversioned.sort(source.known_at, maintain_order=True).with_row_index(_ROW)
     good = ordered.filter(pl.col(REASON).is_null())
     repeats = good.filter(pl.struct(source.key).is_duplicated())
-    chained = chain_versions(source, repeats).select(_ROW, KNOWN_FROM, SEEN)
+    chained = chain_versions(source, repeats).select(_ROW, KNOWN_FROM, REPEATED)
     versioned = ordered.join(chained, on=_ROW, how="left", maintain_order="left")
-    why = pl.when(pl.col(SEEN)).then(pl.lit(_repeat_reason(source))).otherwise(REASON)
-    return add_raw(source, versioned.with_columns(why.alias(REASON)).drop(_ROW, SEEN))
+    why = pl.when(pl.col(REPEATED)).then(pl.lit(_repeat_reason(source))).otherwise(REASON)
+    return add_raw(source, versioned.with_columns(why.alias(REASON)).drop(_ROW, REPEATED))
 
 
 def refuse_versions(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
