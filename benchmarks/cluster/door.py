@@ -20,7 +20,7 @@ from benchmarks.cluster.load import SteadyLoad, wait_until
 from benchmarks.cluster.replicas import MODEL, FakeReplica, FakeServe, Loop
 from benchmarks.cluster.serve_haproxy import ServeHaproxy
 from benchmarks.results import Row, Target
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from cluster.settings import Settings
 
 _RATE = 200.0

@@ -11,7 +11,7 @@ from ray.serve._private import haproxy
 from ray.serve.config import HTTPOptions
 
 from benchmarks.cluster.replicas import MODEL, FakeReplica
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 
 # As Serve's manager does, one reload for the changes of a tenth of a second.
 _COALESCE_S = 0.1

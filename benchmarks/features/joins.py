@@ -19,6 +19,7 @@ from benchmarks.features.tables import CHUNK, JoinCase, views
 from benchmarks.memory import peak_mib
 from benchmarks.serving.environments import VENVS
 from cluster import connection, local_cluster
+from cluster.node.ports import free_port
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
@@ -119,7 +120,7 @@ def _plain(frame: pl.DataFrame):  # type: ignore[no-untyped-def]
 @contextmanager
 def rayloop(home: Path) -> Iterator[JoinCluster]:
     """A cluster as ``rayloop up`` starts it."""
-    ports = {port: local_cluster.free_port() for port in _PORTS}
+    ports = {port: free_port() for port in _PORTS}
     settings = Settings(home=home, replica_ports_from=38000, **ports)  # type: ignore[arg-type]
     local_cluster.start(settings)
     connection.use_token()

@@ -30,7 +30,7 @@ from benchmarks.serving.server_measurements import (
     model_alone,
 )
 from benchmarks.serving.subjects import EMPTY, PEERS_ALL, Peer, Subject, answers, running
-from cluster import local_cluster
+from cluster.node.ports import free_port
 
 AREA = "serving"
 SERVER_SECTIONS = ("one_row", "canary", "open_loop", "shadow", "reporting", "tensors", "changes")
@@ -124,7 +124,7 @@ def _required_peers(work: ServingWorkload) -> list[Peer]:
 
 
 def _measure_load_generator(work: ServingWorkload, measurements: Measurements) -> None:
-    port = local_cluster.free_port()
+    port = free_port()
     subject = Subject(comparisons.GENERATOR, port, "/", samples.record, samples.record_scores)
     requests = [samples.record("/", part) for part in samples.split(work.rows, 1)]
     command = [sys.executable, "-m", "benchmarks.serving.responder", str(port)]

@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks.serving import batch_cases, batch_memory
 from benchmarks.serving.batch_cases import CHUNK_ROWS, ENCODED, ID, NARROW, WIDE, BatchCase
 from cluster import connection, local_cluster
+from cluster.node.ports import free_port
 from cluster.settings import Settings
 from cluster.values import ModelVersion
 from features.manifest import MODEL_FILE
@@ -176,7 +177,7 @@ def _score_alone(folder: Path, count: int, start: Barrier, done: Barrier) -> Non
 def _cluster() -> Iterator[tuple[Any, Path]]:
     """Yield a project context on a warmed-up cluster of all cores, with its own ports and home."""
     with _scratch(None) as base:
-        ports = {port: local_cluster.free_port() for port in _PORTS}
+        ports = {port: free_port() for port in _PORTS}
         settings = Settings(home=base / "home", cpus=max(2, os.cpu_count() or 2), replica_ports_from=37000, **ports)  # type: ignore[arg-type]
         local_cluster.start(settings)
         connection.use_token()

@@ -16,8 +16,8 @@ from benchmarks.serving.environments import PEERS, environment
 from benchmarks.serving.http import Response
 from benchmarks.serving.processes import server
 from benchmarks.serving.samples import Columns
-from cluster import local_cluster
 from cluster.node.environment import local_environment
+from cluster.node.ports import free_port
 from cluster.settings import Settings
 
 # Ports that another cluster on this machine is unlikely to use, below the system's ephemeral ports.
@@ -99,7 +99,7 @@ PEERS_ALL = (
 def running(peer: Peer, model: Path, note: Callable[[str], None]) -> Iterator[Subject]:
     """Run the peer's server until the block ends. Raises InstallFailed or ServerFailed."""
     binaries = Path(sys.executable).parent if peer.ray else environment(peer.folder, note)
-    ports = [local_cluster.free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
         filled = {"bin": str(binaries), "port": str(ports[0]), "port1": str(ports[1]), "port2": str(ports[2])}
         variables = _environment(peer, binaries, Path(folder))
@@ -120,13 +120,13 @@ def own_settings(home: Path) -> Settings:
     return Settings(
         home=home,
         replica_ports_from=_REPLICA_PORTS_FROM,
-        dashboard_port=local_cluster.free_port(),
-        serve_port=local_cluster.free_port(),
-        grpc_port=local_cluster.free_port(),
-        gcs_port=local_cluster.free_port(),
-        mlflow_port=local_cluster.free_port(),
-        haproxy_stats_port=local_cluster.free_port(),
-        haproxy_metrics_port=local_cluster.free_port(),
+        dashboard_port=free_port(),
+        serve_port=free_port(),
+        grpc_port=free_port(),
+        gcs_port=free_port(),
+        mlflow_port=free_port(),
+        haproxy_stats_port=free_port(),
+        haproxy_metrics_port=free_port(),
     )
 
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster import connection, local_cluster
+from cluster import connection
 from cluster.errors import BackupError
+from cluster.node.session import is_running
 from cluster.settings import Settings
 from features.online import state_dump
 from rayloop import __version__
@@ -36,7 +37,7 @@ def create_backup(settings: Settings, target: str, progress: ProgressConsole) ->
     if not backup.is_empty():
         raise BackupError("backup.target_not_empty", folder=target)
     with progress.stage("backup"):
-        if connection.in_job() or local_cluster.is_running(settings):
+        if connection.in_job() or is_running(settings):
             flush_logs(settings, progress)
         with tempfile.TemporaryDirectory() as folder:
             # Databases before files, which they name; files are never changed.

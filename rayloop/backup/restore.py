@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster import connection, jobs, local_cluster
 from cluster.errors import BackupError
 from cluster.names import CHAMPION
+from cluster.node.session import is_running
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.times import format_utc
@@ -50,7 +51,7 @@ def _check(settings: Settings, manifest: BackupManifest) -> None:
     for name, address in trees(settings).items():
         if address != (there := manifest.locations.get(name, address)):
             raise BackupError("backup.other_address", store=name, address=there, here=address)
-    if not settings.address and not connection.in_job() and local_cluster.is_running(settings):
+    if not settings.address and not connection.in_job() and is_running(settings):
         raise BackupError("backup.cluster_running")
     in_use = [name for name, database in databases(settings).items() if database.exists()]
     in_use += [name for name, uri in trees(settings).items() if list_files(*open_folder(uri))]

@@ -16,6 +16,7 @@ import typer
 
 from cluster import local_cluster
 from cluster.errors import ProjectError, RayloopError
+from cluster.node.session import is_running
 from cluster.permissions import PRIVATE_UMASK
 from cluster.settings import load_settings
 from rayloop import __version__
@@ -93,7 +94,7 @@ def down() -> None:
     from rayloop.served_models import flush_logs
 
     settings = load_settings()
-    if local_cluster.is_running(settings):
+    if is_running(settings):
         try:
             flush_logs(settings, typer.echo)
         except Exception as error:

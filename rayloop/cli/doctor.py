@@ -19,6 +19,8 @@ from cluster.door.probe import check_door
 from cluster.errors import RayloopError
 from cluster.limits import start_thread
 from cluster.log_suppression import suppress_logs
+from cluster.node.private_files import close_files
+from cluster.node.session import is_running
 from cluster.registry import Registry
 from cluster.settings import Settings, hide_password
 from cluster.storage.tables import Tables
@@ -93,7 +95,7 @@ def _disk(settings: Settings) -> str:
 
 
 def _files(settings: Settings) -> str:
-    closed = local_cluster.close_files(settings)
+    closed = close_files(settings)
     return f"{closed} files were open to other users, and are closed now" if closed else "closed to other users"
 
 
@@ -123,7 +125,7 @@ def _door(settings: Settings) -> str:
 
 
 def _cluster(settings: Settings) -> str:
-    if not connection.in_job() and not local_cluster.is_running(settings):
+    if not connection.in_job() and not is_running(settings):
         return "not running; `rayloop up` starts it"
     # Ray warns that it cannot handle signals in a thread that is not the main one.
     with suppress_logs("ray._private.worker"):

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 import ray
 
-from cluster import connection, local_cluster
+from cluster import connection
+from cluster.node.session import is_running
 from cluster.settings import Settings
 from rayloop.cli.submission import require_stores
 from rayloop.console import ProgressConsole
@@ -38,7 +39,7 @@ def erase(settings: Settings, project: str, entity: Mapping[str, str], print_lin
     """
     location = locate_project(project)
     require_stores(settings, *_STORES)
-    if connection.in_job() or local_cluster.is_running(settings):
+    if connection.in_job() or is_running(settings):
         connection.connect(settings)
     context = ProjectContext(load_project(location), location, settings, ProgressConsole())
     if ray.is_initialized():

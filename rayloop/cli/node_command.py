@@ -27,7 +27,10 @@ import psutil
 
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable
+from cluster.node import mlflow_server
 from cluster.node.environment import NODE_DOOR_VARIABLE, node_environment
+from cluster.node.ports import agent_ports
+from cluster.node.session import LAYOUT, end_processes, open_session
 from cluster.settings import Settings
 from cluster.values import Stored
 
@@ -103,7 +106,7 @@ def supervise_node(settings: Settings, command: Sequence[str]) -> None:
             threading.Thread(target=_keep_door, args=(settings,), name="door", daemon=True).start()
         while True:
             _run_node(settings, command)
-            local_cluster.end_processes(settings, but_door=True)
+            end_processes(settings, but_door=True)
             time.sleep(RESTART_S)
 
 
@@ -167,7 +170,7 @@ def node_variables(settings: Settings, command: Sequence[str]) -> dict[str, str]
     address = get_node_ip_address() if head else _head_address(command)
     # The dashboard is the head's; actors that call it run on any node.
     dashboard = {"RAYLOOP_ADDRESS": f"http://{address}:{settings.dashboard_port}"}
-    session = local_cluster.open_session(settings, f"{address}:{settings.gcs_port}" if head else "")
+    session = open_session(settings, f"{address}:{settings.gcs_port}" if head else "")
     # Without GCS a raylet ends itself after 60 s by default, and its replicas with it: it must outlast a head that is
     # repaired.
     patience = {"RAY_gcs_rpc_server_reconnect_timeout_s": "86400"}
@@ -188,7 +191,7 @@ def _gcs_store(settings: Settings) -> dict[str, str]:
         return {}
     # Actors are pickled, which another version of Python does not read.
     python = f"python-{sys.version_info.major}.{sys.version_info.minor}"
-    release = f"ray-{importlib.metadata.version('ray')}-{python}-layout-{local_cluster.LAYOUT}"
+    release = f"ray-{importlib.metadata.version('ray')}-{python}-layout-{LAYOUT}"
     stores = settings.home / "gcs"
     for other in stores.glob("*/"):
         if other.name != release:
@@ -204,7 +207,7 @@ def _run_node(settings: Settings, command: Sequence[str]) -> None:
     output = settings.home / "ray-start.log"
     with output.open("w") as out:
         ray = subprocess.Popen(
-            [program, *command[1:], *local_cluster.agent_ports(command), "--block"], stdin=subprocess.DEVNULL,
+            [program, *command[1:], *agent_ports(command), "--block"], stdin=subprocess.DEVNULL,
             stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     deadline = time.monotonic() + START_S
@@ -213,14 +216,14 @@ def _run_node(settings: Settings, command: Sequence[str]) -> None:
             return
         time.sleep(_POLL_S)
     # Not before: its imports would slow down Ray's, for which Serve's controller waits.
-    pages = local_cluster.start_mlflow(settings, environment, login=True) if head else None
+    pages = mlflow_server.start_server(settings, environment, login=True) if head else None
     ready = settings.home / "node.ready"
     while _has_raylet(ray):
-        if not ready.exists() and (pages is None or local_cluster.mlflow_answers(settings)):
+        if not ready.exists() and (pages is None or mlflow_server.answers(settings)):
             ready.touch()
         if pages is not None and pages.poll() is not None:
             time.sleep(RESTART_S)
-            pages = local_cluster.start_mlflow(settings, environment, login=True)
+            pages = mlflow_server.start_server(settings, environment, login=True)
         time.sleep(_POLL_S)
     if ray.poll() is None:
         time.sleep(STOPPED_S)

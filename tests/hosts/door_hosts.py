@@ -29,12 +29,11 @@ _SERVE_PORT, _SERVE_FOLDER = 8265, "/srv/serve"
 
 _NODE = """
 import os, sys
-from cluster import local_cluster
 from cluster.settings import load_settings
 from rayloop.cli import node_command
 settings = load_settings()
 settings.home.mkdir(exist_ok=True)
-os.environ |= local_cluster.open_session(settings)
+os.environ |= open_session(settings)
 sys.executable = "/srv/bin/python"
 node_command.supervise_node(settings, ["ray", "start", "--address=head:6379"])
 """

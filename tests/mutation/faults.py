@@ -28,7 +28,7 @@ PRESENTATION = (
 )
 GENERATED = "_pb2"
 # A fault in what selects processes to end could end others of the user.
-DANGEROUS = ("cluster.local_cluster",)
+DANGEROUS = ("cluster.node.session",)
 KINDS = (
     "Binary",
     "Comparison",

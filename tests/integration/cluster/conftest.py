@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from benchmarks.cluster.door_process import running_door
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from cluster.settings import Settings
 from tests.factories.door import DoorSetup
 

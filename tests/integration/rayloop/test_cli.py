@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from rayloop import __version__
 
 REPOSITORY = Path(__file__).parents[3]

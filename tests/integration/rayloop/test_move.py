@@ -19,7 +19,8 @@ from sklearn.datasets import load_digits
 
 from cluster import local_cluster
 from cluster.door.moves import CLUSTER_HEADER
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
+from cluster.node.session import processes
 from cluster.settings import Settings
 from monitoring.runtime.monitor_actor import monitor_store
 from tests.factories.rayloop.command import rayloop
@@ -101,7 +102,7 @@ def memory_mib(*clusters: Settings) -> float:
     """Memory of all processes of clusters, with what they share in parts."""
     total = 0
     for cluster in clusters:
-        for process in local_cluster.processes(cluster):
+        for process in processes(cluster):
             try:
                 total += process.memory_full_info().pss
             except psutil.Error:

@@ -17,6 +17,9 @@ import pytest
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable, OutOfMemory, RayloopError
 from cluster.node.environment import local_environment
+from cluster.node.ports import agent_ports, free_port
+from cluster.node.private_files import close_files
+from cluster.node.session import SESSION_VARIABLE, processes, require_current_layout
 from cluster.settings import Settings
 from tests.factories.errors import raises
 
@@ -33,7 +36,7 @@ def test_start_with_too_little_memory_is_refused_before_anything_starts(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    ports = {name: local_cluster.free_port() for name in Settings.model_fields if name.endswith("_port")}
+    ports = {name: free_port() for name in Settings.model_fields if name.endswith("_port")}
     return Settings(home=tmp_path / "missing" / "home", **ports)
 
 
@@ -46,14 +49,14 @@ def session(settings: Settings) -> str:
 
 
 def test_processes_are_those_of_the_session_and_their_children(settings: Settings, session: str) -> None:
-    shell = ["sh", "-c", f"env -u {local_cluster.SESSION_VARIABLE} sleep 60 & echo $!; wait"]
+    shell = ["sh", "-c", f"env -u {SESSION_VARIABLE} sleep 60 & echo $!; wait"]
     own, other = (
-        subprocess.Popen(shell, env=os.environ | {local_cluster.SESSION_VARIABLE: name}, stdout=subprocess.PIPE)
+        subprocess.Popen(shell, env=os.environ | {SESSION_VARIABLE: name}, stdout=subprocess.PIPE)
         for name in (session, "another")
     )
     children = [int(each.stdout.readline()) for each in (own, other)]
     try:
-        assert {process.pid for process in local_cluster.processes(settings)} == {own.pid, children[0]}
+        assert {process.pid for process in processes(settings)} == {own.pid, children[0]}
     finally:
         for pid in (own.pid, other.pid, *children):
             psutil.Process(pid).kill()
@@ -62,7 +65,7 @@ def test_processes_are_those_of_the_session_and_their_children(settings: Setting
 
 
 def test_processes_of_a_home_without_cluster_are_none(settings: Settings) -> None:
-    assert local_cluster.processes(settings) == []
+    assert processes(settings) == []
 
 
 @pytest.mark.parametrize(
@@ -74,9 +77,10 @@ def test_running_cluster_of_another_release_is_refused(
 ) -> None:
     settings.home.mkdir(parents=True)
     (settings.home / "cluster.json").write_text(stored)
-    monkeypatch.setattr(local_cluster, "is_running", lambda settings: True)
+    monkeypatch.setattr("cluster.node.session.processes", lambda settings: [psutil.Process()])
+    monkeypatch.setattr("cluster.node.session.listens", lambda port: True)
     with raises(ClusterUnavailable, "cluster.other_release", release=release, layout=layout):
-        local_cluster.require_current_layout(settings)
+        require_current_layout(settings)
 
 
 def test_ports_of_replicas_are_disjoint_ranges_without_gaps(settings: Settings) -> None:
@@ -129,7 +133,7 @@ def _write_program(path: Path, line: str) -> None:
 
 def test_start_creates_the_home_and_a_server_that_outlives_the_terminal(settings: Settings, programs: Path) -> None:
     assert local_cluster.start(settings)
-    (server,) = local_cluster.processes(settings)
+    (server,) = processes(settings)
     assert os.getsid(server.pid) == server.pid, "a session of its own: Ctrl-C in the terminal does not reach it"
     assert (settings.home / "cluster.json").exists()
 
@@ -138,7 +142,7 @@ def test_start_without_token_fails_when_ray_generates_none(settings: Settings, p
     _write_program(programs / "ray", '[ "$1" != get-auth-token ]')
     with pytest.raises(subprocess.CalledProcessError):
         local_cluster.start(settings)
-    assert local_cluster.processes(settings) == []
+    assert processes(settings) == []
 
 
 @pytest.fixture
@@ -157,9 +161,9 @@ def open_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 def test_close_files_closes_the_home_and_the_token_once(open_settings: Settings, tmp_path: Path) -> None:
     token, state = tmp_path / ".ray" / "auth_token", open_settings.home / "online" / "data.mdb"
-    assert local_cluster.close_files(open_settings) == 4
+    assert close_files(open_settings) == 4
     assert [path.stat().st_mode & 0o777 for path in (token, state, open_settings.home)] == [0o600, 0o600, 0o700]
-    assert local_cluster.close_files(open_settings) == 0
+    assert close_files(open_settings) == 0
 
 
 def test_close_files_names_a_file_of_another_user(open_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,13 +172,11 @@ def test_close_files_names_a_file_of_another_user(open_settings: Settings, monke
 
     monkeypatch.setattr(Path, "chmod", refuse)
     with raises(RayloopError, "rayloop.file_open_to_others"):
-        local_cluster.close_files(open_settings)
+        close_files(open_settings)
 
 
 def test_agents_get_a_free_port_each_unless_the_command_gives_one() -> None:
-    options = dict(
-        option.split("=") for option in local_cluster.agent_ports(["ray", "start", "--metrics-export-port=8080"])
-    )
+    options = dict(option.split("=") for option in agent_ports(["ray", "start", "--metrics-export-port=8080"]))
     assert set(options) == {
         "--dashboard-agent-grpc-port", "--dashboard-agent-listen-port", "--runtime-env-agent-port",
     }  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cluster.local_cluster import SESSION_VARIABLE
+from cluster.node.session import SESSION_VARIABLE
 from cluster.settings import Settings, load_settings
 from rayloop.code_version import COMMIT
 from tests.factories.golden.files import golden

@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from cluster import webhooks
 from cluster.door.moves import Moves
 from cluster.errors import DataError
-from cluster.local_cluster import processes
 from cluster.names import journal_table
+from cluster.node.session import processes
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import GateReport, MoveMark, Stored

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import pytest
 import ray
 
 from cluster import jobs, local_cluster
 from cluster.errors import ClusterUnavailable
+from cluster.node.session import LAYOUT
 from cluster.settings import Settings
 from deployments.rollout import serve_details
 from rayloop.cli.app import main
@@ -39,7 +41,8 @@ def details(paths: dict[str, str]) -> dict[str, Any]:
 
 @pytest.fixture
 def running(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_cluster, "is_running", lambda settings: True)
+    monkeypatch.setattr("cluster.node.session.processes", lambda settings: [psutil.Process()])
+    monkeypatch.setattr("cluster.node.session.listens", lambda port: True)
 
 
 def session(home: Path, **fields: object) -> Settings:
@@ -59,13 +62,13 @@ def test_session_of_the_previous_release_is_refused_by_up_and_before_a_job(tmp_p
 
 @pytest.mark.usefixtures("running")
 def test_session_of_a_later_release_is_refused(tmp_path: Path) -> None:
-    with raises(ClusterUnavailable, "cluster.other_release", layout=local_cluster.LAYOUT + 1):
-        require_compatible_cluster(session(tmp_path, layout=local_cluster.LAYOUT + 1))
+    with raises(ClusterUnavailable, "cluster.other_release", layout=LAYOUT + 1):
+        require_compatible_cluster(session(tmp_path, layout=LAYOUT + 1))
 
 
 @pytest.mark.usefixtures("running")
 def test_session_of_this_release_is_accepted(tmp_path: Path) -> None:
-    settings = session(tmp_path, layout=local_cluster.LAYOUT)
+    settings = session(tmp_path, layout=LAYOUT)
     assert local_cluster.start(settings) is False
     require_compatible_cluster(settings)
 

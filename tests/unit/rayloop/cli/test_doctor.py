@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from cluster.errors import DataError
-from cluster.local_cluster import free_port
+from cluster.node.ports import free_port
 from cluster.settings import Settings, load_settings
 from rayloop.cli import doctor
 from rayloop.cli.node_probe import NodeAnswer, door_problem, judge, without_replaced

@@ -15,6 +15,7 @@ import pytest
 
 from cluster import local_cluster
 from cluster.errors import ClusterUnavailable
+from cluster.node.session import open_session, processes
 from cluster.settings import Settings
 from rayloop.cli import node_command
 from tests.factories.errors import raises
@@ -51,20 +52,20 @@ class Node:
         shutil.copy("/bin/sleep", folder / "raylet")
         (folder / "ray").write_text(NODE.format(folder=folder))
         (folder / "ray").chmod(0o755)
-        environment = os.environ | local_cluster.open_session(self.settings) | variables
+        environment = os.environ | open_session(self.settings) | variables
         command = [sys.executable, "-c", SUPERVISE, str(folder / "python"), str(self.settings.home), str(start_s)]
         self.supervisor = subprocess.Popen(command, env=environment, start_new_session=True)
 
     def raylet(self) -> psutil.Process | None:
         with suppress(psutil.NoSuchProcess):
-            running = (p for p in local_cluster.processes(self.settings) if p.name() == "raylet")
+            running = (p for p in processes(self.settings) if p.name() == "raylet")
             return next((p for p in running if p.status() != psutil.STATUS_ZOMBIE), None)
         return None
 
     def door(self) -> psutil.Process | None:
         """The program in place of the door."""
         with suppress(psutil.NoSuchProcess):
-            return next((p for p in local_cluster.processes(self.settings) if "cluster.door" in p.cmdline()), None)
+            return next((p for p in processes(self.settings) if "cluster.door" in p.cmdline()), None)
         return None
 
     def calls(self) -> list[str]:
@@ -124,7 +125,7 @@ def test_stop_ends_the_supervisor_with_its_node(start: Callable[..., Node]) -> N
     assert "ray::" in psutil.Process(node.supervisor.pid).name()
     assert local_cluster.stop(node.settings) >= 3
     assert node.supervisor.wait(10) is not None
-    assert local_cluster.processes(node.settings) == []
+    assert processes(node.settings) == []
 
 
 @pytest.fixture
@@ -151,7 +152,7 @@ def test_stop_ends_the_door_with_its_node(start: Callable[..., Node]) -> None:
     door = until(node.door, "the door is up")
     local_cluster.stop(node.settings)
     assert not door.is_running() or door.status() == psutil.STATUS_ZOMBIE
-    assert local_cluster.processes(node.settings) == []
+    assert processes(node.settings) == []
 
 
 def test_node_has_no_door_by_default(start: Callable[..., Node]) -> None:
