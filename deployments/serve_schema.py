@@ -54,6 +54,10 @@ class TrafficSplit(Frozen):
     """Time limit of a challenger's answer; beyond it the champion's is used."""
     shadow: bool = False
     """Challengers get copies of their share, and the champion answers all."""
+    copies: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Fraction of the champion's routing keys whose requests a challenger also scores, at any ``share``, also at 0."""
+    copy_cpus: float = Field(default=0.05, gt=0.0)
+    """CPUs that copies may occupy on average, for each replica of the champion."""
 
     @property
     def champion_share(self) -> float:

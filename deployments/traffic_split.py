@@ -38,6 +38,23 @@ def assign_variant(split: TrafficSplit | None, key: str, pinned: str | None = No
     return None if index is None else split.challengers[index].version
 
 
+def choose_copy(split: TrafficSplit, key: str) -> str | None:
+    """Choose the challenger that gets a copy of a request that the champion answers.
+
+    Both hashes have salts of their own: which keys are copied depends on nothing else. Monotone: as the fraction grows,
+    every key that was copied still is, to the same challenger.
+
+    Returns:
+        The challenger's version, or None when the request is not copied.
+    """
+    if split.copies < 1.0 and hash_position(f"{split.rollout} copies", key) >= split.copies:
+        return None
+    versions = [challenger.version for challenger in split.challengers]
+    if len(versions) == 1:
+        return versions[0]
+    return versions[int(hash_position(f"{split.rollout} copied to", key) * len(versions))]
+
+
 def hash_position(salt: str, key: str) -> float:
     """Position of ``key`` in [0, 1), uniform over keys."""
     digest = blake2b(key.encode(), digest_size=8, key=blake2b(salt.encode(), digest_size=32).digest())

@@ -31,18 +31,25 @@ class CriterionResult(Frozen):
 def check_error_rate(evidence: RolloutEvidence, policy: RolloutPolicy) -> CriterionResult:
     """Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer?
 
+    Copies count as its own requests do, except that one without an answer in time, for whatever reason, is no error to
+    show a regression, and is one to show that there is none.
+
     Where keys repeat, or requests fail together within a time bucket, counts are divided by the estimated design effect
     to show a regression, and by the largest possible effect of repeated keys to show that there is none.
     """
-    stats, limit = evidence.total.challenger, policy.max_error_rate
+    stats, limit = evidence.total.scored, policy.max_error_rate
     effect, worst = stats.design_effect, stats.kish_effect
     above = float(log_e_above(stats.errors / effect, stats.requests / effect, limit))
-    below = float(log_e_below(stats.errors / worst, stats.requests / worst, limit))
+    below = float(log_e_below((stats.errors + stats.unanswered) / worst, stats.requests / worst, limit))
     regression = (
         f"the challenger failed {stats.errors} of {stats.requests} requests that the champion answered, "
         f"more than {limit:.1%} is allowed"
     )
-    missing = f"{stats.requests} requests with {stats.errors} errors do not yet show an error rate below {limit:.1%}"
+    unanswered = f" and {stats.unanswered} copies without an answer" if stats.unanswered else ""
+    missing = (
+        f"{stats.requests} requests with {stats.errors} errors{unanswered} do not yet show an error rate below "
+        f"{limit:.1%}"
+    )
     return CriterionResult(
         regression=regression if above >= math.log(1.0 / policy.test_alpha("error_rate")) else "",
         missing_evidence=missing if below < math.log(1.0 / policy.alpha) else "",

@@ -41,6 +41,12 @@ class ClusterStats(Additive):
         """Upper bound of excess_variance: all requests of a cluster end alike (Kish, 1965, section 8.2)."""
         return self.pairs / requests if requests else 0.0
 
+    def less(self, part: ClusterStats) -> ClusterStats:
+        """What remains without a part of the requests; a difference of estimates counts as at least 0."""
+        return ClusterStats(
+            **{name: max(getattr(self, name) - getattr(part, name), 0) for name in type(self).model_fields}
+        )
+
 
 class VariantStats(Additive):
     """Requests that the split assigned to a variant, and how they ended. A sum is exact if no key is in both parts."""
@@ -50,6 +56,8 @@ class VariantStats(Additive):
     """Requests that this variant failed and the other could answer; for the champion, all that it failed."""
     failures: int = 0
     """All requests that this variant failed."""
+    unanswered: int = 0
+    """Copies of requests that it was sent and did not answer in time: for whatever reason, so they are no errors."""
     keys: int = 0
     """Routing keys assigned, or those of a sample of keys that does not depend on the split."""
     key_clusters: ClusterStats = ClusterStats()
@@ -58,6 +66,11 @@ class VariantStats(Additive):
     """Requests of one time bucket, which may end alike because the variant stalled."""
     latency: LatencyHistogram = Field(default_factory=LatencyHistogram)
     """One observation for each batch that the predictor scored."""
+
+    @property
+    def answered(self) -> int:
+        """Requests less copies without an answer."""
+        return self.requests - self.unanswered
 
     @property
     def design_effect(self) -> float:
@@ -91,11 +104,19 @@ class ComparisonEvidence(Additive):
 
     champion: VariantStats = Field(default_factory=VariantStats)
     challenger: VariantStats = Field(default_factory=VariantStats)
+    copies: VariantStats = Field(default_factory=VariantStats)
+    """Requests that the split assigned to the champion and of which the challenger was sent a copy, without keys and
+    latency. The clusters are what copies add to those of ``challenger``, since a key may be in both."""
     paired: PairedMoments = PairedMoments()
     predicted: PredictedMoments = PredictedMoments()
     """Of the same rows as ``paired``."""
     early: ClippedDifferences = ClippedDifferences()
     """Of the same rows as ``paired``."""
+
+    @property
+    def scored(self) -> VariantStats:
+        """Requests that the challenger was to score: its own, and copies of the champion's."""
+        return self.challenger + self.copies
 
 
 def pairwise_share(share: float, champion: float) -> float:

@@ -1,12 +1,13 @@
 """Computes evidence from one rollout's log rows. Labels join predictions by row id, in either order of arrival. Pure.
 
 Each challenger is measured on the requests that were assigned to it or to the champion: those of other challengers say
-nothing about it.
+nothing about it. A request of the champion, of which it scored a copy, counts for its losses and errors; for the split,
+for latency, and for the comparison of errors with the champion's, it is the champion's alone.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,13 +34,16 @@ TIME_BUCKET_US = 2_000_000
 _ALL_SHARES = -1.0
 """Key of the totals over all shares."""
 
+_COPIES = "copies"
+"""In place of a variant: in the statistics, copies; in the clusters, all requests that the challenger scored."""
+
 
 def evidence_columns(task: Task) -> tuple[str, ...]:
     """Columns of the prediction log that evidence is computed from; an older log may lack some of them."""
     name = _score_column(task.kind == "multiclass")
     assigned = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
-    several = ("champion_share", "challenger_version")
+    several = ("champion_share", "challenger_version", "copied")
     return (*assigned, *timed, *several, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
 
 
@@ -52,7 +56,7 @@ class EvidenceCollector:
 
     def __init__(self, rollout: str, challengers: Sequence[str]) -> None:
         self.rollout = rollout
-        self._collectors = {version: _PairwiseCollector() for version in challengers}
+        self._collectors = {version: _PairwiseCollector(version) for version in challengers}
         self._labels: dict[str, Label] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
@@ -80,10 +84,11 @@ class EvidenceCollector:
 class _PairwiseCollector:
     """Statistics of one challenger and the champion."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: str) -> None:
+        self._version = version
         self._stats: dict[tuple[float, str], VariantStats] = defaultdict(VariantStats)
-        self._keys: dict[float, KeyCounter] = defaultdict(KeyCounter)
-        self._time_buckets: dict[float, KeyCounter] = defaultdict(KeyCounter)
+        self._keys: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
+        self._time_buckets: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
         self._latency = LatencyCollector()
         self.pairs = PairedPredictions()
 
@@ -96,8 +101,13 @@ class _PairwiseCollector:
                 assigned = at_share.filter(pc.equal(at_share.column("assigned"), variant))
                 latency = self._latency.collect(at_share, variant)
                 self._stats[share, variant] += _variant_stats(assigned, variant).model_copy(update={"latency": latency})
-                self._add_clusters(share, variant, assigned)
-        self._add_pairs(rollout_rows, labels)
+                self._add_clusters(share, variant, assigned, _failure_mask(assigned, variant))
+            copies = _copies(_scored_by(at_share, self._version))
+            self._stats[share, _COPIES] += _copy_stats(copies)
+            scored = pa.concat_tables([assigned, copies])
+            failed = pc.and_(_failure_mask(scored, CHALLENGER), pc.invert(_is_unanswered(scored)))
+            self._add_clusters(share, _COPIES, scored, failed)
+        self._add_pairs(_scored_by(rollout_rows, self._version), labels)
 
     def evidence(self, task: Task, metric: Metric) -> RolloutEvidence:
         labeled: dict[float, list[tuple[PairedPrediction, float]]] = defaultdict(list)
@@ -106,7 +116,11 @@ class _PairwiseCollector:
         shares = sorted({share for share, _ in self._stats})
         by_share = {}
         for share in shares:
-            stats = ComparisonEvidence(champion=self._stats[share, CHAMPION], challenger=self._stats[share, CHALLENGER])
+            stats = ComparisonEvidence(
+                champion=self._stats[share, CHAMPION],
+                challenger=self._stats[share, CHALLENGER],
+                copies=self._stats[share, _COPIES],
+            )
             by_share[share] = self._complete(stats, share, _compare_losses(task, metric, labeled[share]))
         joined = [pair for share in shares for pair in labeled[share]]
         # In the sum over the shares, each key that occurred at several of them counts once.
@@ -115,14 +129,22 @@ class _PairwiseCollector:
         return RolloutEvidence(by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows)
 
     def _complete(self, total: ComparisonEvidence, scope: float, losses: ComparisonEvidence) -> ComparisonEvidence:
+        challenger = self._with_clusters(total.challenger, scope, CHALLENGER)
+        scored = self._with_clusters(total.copies, scope, _COPIES)
+        added = {
+            "keys": 0,
+            "key_clusters": scored.key_clusters.less(challenger.key_clusters),
+            "time_clusters": scored.time_clusters.less(challenger.time_clusters),
+        }
         variants = {
             "champion": self._with_clusters(total.champion, scope, CHAMPION),
-            "challenger": self._with_clusters(total.challenger, scope, CHALLENGER),
+            "challenger": challenger,
+            "copies": scored.model_copy(update=added),
         }
         return losses.model_copy(update=variants)
 
     def _with_clusters(self, stats: VariantStats, scope: float, variant: str) -> VariantStats:
-        keys, moments = self._keys[scope], self._time_buckets[scope]
+        keys, moments = self._counters(scope, variant)
         clusters = {
             "keys": keys.key_count(variant),
             "key_clusters": keys.cluster_stats(variant),
@@ -130,12 +152,18 @@ class _PairwiseCollector:
         }
         return stats.model_copy(update=clusters)
 
-    def _add_clusters(self, share: float, variant: str, assigned: pa.Table) -> None:
-        failed, keys = _failure_mask(assigned, variant).to_pylist(), assigned["key"].to_pylist()
-        moments = [str(at // TIME_BUCKET_US) for at in assigned["at"].cast(pa.int64()).to_pylist()]
+    def _add_clusters(self, share: float, variant: str, rows: pa.Table, failures: pa.ChunkedArray) -> None:
+        failed, keys = failures.to_pylist(), rows["key"].to_pylist()
+        moments = [str(at // TIME_BUCKET_US) for at in rows["at"].cast(pa.int64()).to_pylist()]
         for scope in (share, _ALL_SHARES):
-            self._keys[scope].add(variant, zip(keys, failed, strict=True))
-            self._time_buckets[scope].add(variant, zip(moments, failed, strict=True))
+            of_keys, of_moments = self._counters(scope, variant)
+            of_keys.add(variant, zip(keys, failed, strict=True))
+            of_moments.add(variant, zip(moments, failed, strict=True))
+
+    def _counters(self, scope: float, variant: str) -> tuple[KeyCounter, KeyCounter]:
+        """Those of keys and of time buckets; copies have their own, which take no places from the split's keys."""
+        copies = variant == _COPIES
+        return self._keys[scope, copies], self._time_buckets[scope, copies]
 
     def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         name = _score_column("champion_probabilities" in rows.column_names)
@@ -167,10 +195,25 @@ def _without_forced(rows: pa.Table) -> pa.Table:
 
 
 def _for_challenger(rows: pa.Table, version: str) -> pa.Table:
+    """Drop requests that were assigned to another challenger."""
+    if "challenger_version" not in rows.column_names:
+        return rows
+    own = pc.fill_null(pc.equal(rows.column("challenger_version"), version), True)
+    return rows.filter(pc.or_(own, pc.equal(rows.column("assigned"), CHAMPION)))
+
+
+def _scored_by(rows: pa.Table, version: str) -> pa.Table:
     """Drop requests that another challenger scored. A log from before rollouts with several challengers names none."""
     if "challenger_version" not in rows.column_names:
         return rows
     return rows.filter(pc.fill_null(pc.equal(rows.column("challenger_version"), version), True))
+
+
+def _copies(rows: pa.Table) -> pa.Table:
+    """Requests of which the challenger was sent a copy. A log from before copies has none."""
+    if "copied" not in rows.column_names:
+        return rows.slice(0, 0)
+    return rows.filter(pc.is_in(rows.column("copied"), pa.array(["scored", "failed", "unanswered"])))
 
 
 def _pairwise_shares(rows: pa.Table) -> pa.Table:
@@ -201,3 +244,16 @@ def _variant_stats(assigned: pa.Table, variant: str) -> VariantStats:
     return VariantStats(
         requests=assigned.num_rows, errors=pc.sum(errors).as_py() or 0, failures=pc.sum(failed).as_py() or 0
     )
+
+
+def _copy_stats(copies: pa.Table) -> VariantStats:
+    """Counts of copies, given the first row of each; the champion has answered all of them."""
+    outcomes = Counter(copies["copied"].to_pylist()) if "copied" in copies.column_names else Counter[str]()
+    failed = outcomes["failed"]
+    return VariantStats(requests=copies.num_rows, errors=failed, failures=failed, unanswered=outcomes["unanswered"])
+
+
+def _is_unanswered(rows: pa.Table) -> pa.ChunkedArray | pa.Array:
+    if "copied" not in rows.column_names:
+        return pa.repeat(False, rows.num_rows)
+    return pc.fill_null(pc.equal(rows.column("copied"), "unanswered"), False)

@@ -18,7 +18,8 @@ from hashlib import blake2b
 from deployments.analysis.evidence import ClusterStats
 
 MAX_KEYS = 50_000
-_HASHES = 2**64
+HASHES = 2**64
+"""Values of key_hash."""
 
 KeyTotals = list[int]
 """Requests and failures of one key."""
@@ -29,7 +30,7 @@ class KeyCounter:
 
     def __init__(self, most: int = MAX_KEYS) -> None:
         self._most = most
-        self._limit = _HASHES
+        self._limit = HASHES
         self._counts: dict[str, dict[str, KeyTotals]] = defaultdict(dict)
         self._sums: dict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
         self._key_counts: dict[str, int] = defaultdict(int)
@@ -42,7 +43,7 @@ class KeyCounter:
         """Count requests of a variant, given the key of each and whether the variant failed it."""
         counts, sums = self._counts[variant], self._sums[variant]
         for key, failed in requests:
-            if self._limit < _HASHES and key_hash(key) >= self._limit:
+            if self._limit < HASHES and key_hash(key) >= self._limit:
                 continue
             self._key_counts[variant] += key not in counts
             totals = counts.setdefault(key, [0, 0])
@@ -58,7 +59,7 @@ class KeyCounter:
 
     def cluster_stats(self, variant: str) -> ClusterStats:
         """Estimates of the cluster sums, with keys as clusters."""
-        scale = _HASHES // self._limit
+        scale = HASHES // self._limit
         pairs, half, failed, failing = (value * scale for value in self._sums[variant])
         return ClusterStats(pairs=pairs, half_pairs=half, failed_pairs=failed, failing_clusters=failing)
 

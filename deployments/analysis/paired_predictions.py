@@ -1,8 +1,10 @@
 """Rows that both variants scored, with their labels or waiting for them. Pure.
 
-Memory is bounded: the row that has waited longest expires when there are too many, and every row after MAX_WAIT_S.
-Expiry depends on the order of arrival and on time alone, never on the label, so it does not bias which rows count, as a
-sequential test requires. When labeled rows fill all places, no more rows are added.
+Memory is bounded. Every row expires after MAX_WAIT_S. When there are too many rows, only those whose id has a hash
+below a limit go on waiting, and the limit is halved as often as needed: where labels take long, a sample of all rows
+waits, instead of the newest rows, none of which would live to see its label. Which rows count depends on ids, on time
+and on the number of labels, never on their values, as a sequential test requires. When labeled rows fill all places, no
+more rows are added.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from deployments.analysis.key_counts import HASHES, key_hash
 
 MAX_PAIRS = 200_000
 MAX_WAIT_S = 30 * 86_400.0
@@ -36,18 +40,24 @@ class PairedPredictions:
         self._waiting: OrderedDict[str, PairedPrediction] = OrderedDict()
         self._labeled: dict[str, tuple[PairedPrediction, Label]] = {}
         self._newest_us = 0
+        self._limit = HASHES
         self.expired_rows = 0
-        """Rows that expired without a label."""
+        """Rows without a label that expired, or had no place."""
 
     def add(self, id: str, pair: PairedPrediction, label: Label | None = None) -> None:
         """Add a row, and its label where that arrived first."""
         if id in self._labeled:
             return
-        self._waiting[id] = pair
         self._newest_us = max(self._newest_us, pair.at_us)
+        self._waiting[id] = pair
+        if self._limit < HASHES and key_hash(id) >= self._limit:
+            del self._waiting[id]
+            self.expired_rows += 1
         while self._waiting and self._is_expired(next(iter(self._waiting.values()))):
             self._waiting.popitem(last=False)
             self.expired_rows += 1
+        while self._waiting and len(self._waiting) + len(self._labeled) > self._most:
+            self._thin()
         if label is not None:
             self.add_label(id, label)
 
@@ -65,5 +75,11 @@ class PairedPredictions:
             yield pair, value
 
     def _is_expired(self, oldest: PairedPrediction) -> bool:
-        full = len(self._waiting) + len(self._labeled) > self._most
-        return full or self._newest_us - oldest.at_us > self._wait_us
+        return self._newest_us - oldest.at_us > self._wait_us
+
+    def _thin(self) -> None:
+        """Halve the limit, or leave no row waiting when labeled rows fill all places."""
+        self._limit = self._limit // 2 if len(self._labeled) < self._most else 0
+        kept = OrderedDict((id, pair) for id, pair in self._waiting.items() if key_hash(id) < self._limit)
+        self.expired_rows += len(self._waiting) - len(kept)
+        self._waiting = kept

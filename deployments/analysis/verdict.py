@@ -2,7 +2,8 @@
 
 Criteria:
 
-errors   Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer? Does it
+errors   Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer? (Copies
+         of the champion's requests count.) Does it
          fail more often than the champion, beyond ``error_margin``, and is not shown to be below the limit?
          (criteria.py, sequential_tests.py)
 quality  Is its mean loss, or its share of mistakes, above the champion's on the same rows; is it below (1 + margin)
@@ -112,8 +113,8 @@ def judge(
 
 def _missing_counts(step: ComparisonEvidence, share: float, policy: RolloutPolicy) -> str:
     """Which minimum count this step has not reached; empty when none. At share 1 the champion gets no requests."""
-    if step.challenger.requests < policy.min_requests:
-        return f"{step.challenger.requests} of {policy.min_requests} requests"
+    if step.scored.answered < policy.min_requests:
+        return f"{step.scored.answered} of {policy.min_requests} requests"
     if share < 1.0 and step.champion.requests < policy.min_requests:
         return f"{step.champion.requests} of {policy.min_requests} requests to the champion"
     if step.paired.n < policy.min_labeled:
@@ -124,7 +125,7 @@ def _missing_counts(step: ComparisonEvidence, share: float, policy: RolloutPolic
 def _advance_reason(total: ComparisonEvidence, policy: RolloutPolicy) -> str:
     return (
         f"not worse: {format_costs(total.paired, policy)}, within the margin of {policy.margin:.1%}; "
-        f"{total.challenger.errors} errors in {total.challenger.requests} requests"
+        f"{total.scored.errors} errors in {total.scored.answered} requests"
     )
 
 
@@ -132,11 +133,14 @@ def _count_figures(total: ComparisonEvidence, step: ComparisonEvidence) -> dict[
     return {
         "labelled": float(total.paired.n),
         "step_labelled": float(step.paired.n),
-        "step_requests": float(step.challenger.requests),
+        "step_requests": float(step.scored.answered),
         "champion_loss": total.paired.champion,
         "challenger_loss": total.paired.challenger,
         "champion_requests": float(total.champion.requests),
         "challenger_requests": float(total.challenger.requests),
         "champion_errors": float(total.champion.errors),
         "challenger_errors": float(total.challenger.errors),
+        "copies": float(total.copies.requests),
+        "copy_errors": float(total.copies.errors),
+        "copies_unanswered": float(total.copies.unanswered),
     }

@@ -2,7 +2,8 @@
 
 The champion scores in this process. During a rollout, a challenger's share of the requests also goes to that
 challenger's application, while the champion scores the same rows here: that gives paired evidence, and a fallback
-when the challenger fails, is late or is missing. A caller never sees a challenger's error.
+when the challenger fails, is late or is missing. A caller never sees a challenger's error. Of other requests, the
+challenger may score copies after the answer (copies.py).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from cluster.names import Variant
 from deployments.inference import variant_scoring
 from deployments.inference.batcher import Batcher
 from deployments.inference.challenger_protocol import ScoreResult
+from deployments.inference.copies import Copier
 from deployments.inference.predictor import ScoredBatch
 from deployments.inference.serving_state import ServingState
-from deployments.inference.variant_scoring import RoutedRequest
+from deployments.inference.variant_scoring import ChampionPart, RoutedRequest
 from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import PredictionBatch
 from deployments.telemetry.reporter import Reporter
@@ -62,6 +64,7 @@ class Engine:
             )
         )
         self._shadows: set[asyncio.Task[None]] = set()
+        self._copier = Copier(lambda state, answer: self._report(state, answer, announced=True))
         self._state_without_split: tuple[ServingState, ServingState] | None = None
         self._telemetry: Reporter | None = None
 
@@ -117,14 +120,14 @@ class Engine:
     def close(self, within_s: float) -> None:
         """Send the remaining reports."""
         if self._telemetry is not None:
+            self._copier.close()
             self._telemetry.close(within_s)
 
     def _route(self, state: ServingState, id: str, rows: RequestRows, key: str, pinned: str | None) -> RoutedRequest:
         split = state.config.split
         challenger = assign_variant(split, key, pinned)
         if len(self._shadows) >= MAX_SHADOW_REQUESTS and split is not None and split.shadow:
-            if challenger is not None:
-                self.telemetry.record_dropped_shadow()
+            self.telemetry.record_dropped_copies(challenger is not None)
             state, challenger = self._without_split(state), None
         elif split is not None and pinned is None and not self._obeys():
             # A challenger's harm could not be ended here.
@@ -146,11 +149,23 @@ class Engine:
         results: list[ScoredBatch | Exception] = []
         for _, together in groupby(requests, key=lambda request: id(request.state)):
             group = list(together)
-            answers, scored = variant_scoring.score_with_champion(group)
+            parts, scored = variant_scoring.score_with_champion(group)
             results += scored
-            for answer in answers:
-                self._report(group[0].state, answer)
+            for part in parts:
+                self._report_part(group[0].state, part)
         return results
+
+    def _report_part(self, state: ServingState, part: ChampionPart) -> None:
+        """Report requests that the champion answers, those of which a challenger gets a copy later."""
+        split = state.config.split
+        if split is None or not split.copies or not state.config.report:
+            self._report(state, variant_scoring.build_answer(part.requests, part.scored))
+            return
+        division = self._copier.divide(state, part)
+        self.telemetry.announce_predictions(division.copied_rows)
+        self.telemetry.record_dropped_copies(division.dropped)
+        for answer in division.answers:
+            self._report(state, answer)
 
     async def _score_with_challenger(self, request: RoutedRequest, challenger: str) -> ScoreResult:
         """The challenger's result within its time limit; any failure is a result, not an exception."""
@@ -171,10 +186,10 @@ class Engine:
         self._shadows.add(task)
         task.add_done_callback(self._shadows.discard)
 
-    def _report(self, state: ServingState, answer: PredictionBatch) -> None:
+    def _report(self, state: ServingState, answer: PredictionBatch, announced: bool = False) -> None:
         if state.config.report:
             columns = state.champion.manifest.features.columns
-            self.telemetry.record_predictions(answer, columns, state.config.profile_window_s)
+            self.telemetry.record_predictions(answer, columns, state.config.profile_window_s, announced)
 
 
 def _row_count(request: RoutedRequest) -> int:

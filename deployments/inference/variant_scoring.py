@@ -16,7 +16,7 @@ from deployments.inference.predictor import ScoredBatch, summarize_error
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
 from deployments.serve_schema import TrafficSplit
-from deployments.telemetry.prediction_log import PredictionBatch, to_ipc
+from deployments.telemetry.prediction_log import Copied, PredictionBatch, to_ipc
 
 
 class RoutedRequest(NamedTuple):
@@ -36,16 +36,37 @@ class RoutedRequest(NamedTuple):
     """Arrival, microseconds since the epoch."""
 
 
+class ChampionPart(NamedTuple):
+    """Requests that the champion has scored together."""
+
+    requests: Sequence[RoutedRequest]
+    scored: ScoredBatch
+
+    def select(self, indices: Sequence[int]) -> ChampionPart:
+        """Some of the requests, in rising order."""
+        if len(indices) == len(self.requests):
+            return self
+        assert self.scored.scores is not None
+        assert self.scored.frame is not None
+        mask = np.zeros(len(self.requests), bool)
+        mask[list(indices)] = True
+        rows = np.repeat(mask, self.scored.sizes)
+        sizes = tuple(self.scored.sizes[i] for i in indices)
+        frame = self.scored.frame.filter(pa.array(rows))
+        scored = ScoredBatch(sizes, frame, self.scored.scores[rows], self.scored.latency_ms)
+        return ChampionPart([self.requests[i] for i in indices], scored)
+
+
 def score_with_champion(
     requests: Sequence[RoutedRequest],
-) -> tuple[list[PredictionBatch], list[ScoredBatch | Exception]]:
+) -> tuple[list[ChampionPart], list[ScoredBatch | Exception]]:
     """Score requests of one state with its champion.
 
     Returns:
-        The answers to the requests without a challenger; and for each request its scores, or an exception when the
+        The requests without a challenger, with their scores; and for each request its scores, or an exception when the
         request is bad (RequestError) or not even its features could be computed.
     """
-    answers: list[PredictionBatch] = []
+    parts: list[ChampionPart] = []
     results: list[ScoredBatch | Exception] = []
     for batch in requests[0].state.champion.score([request.rows for request in requests], requests[0].at_us):
         part = requests[len(results) : len(results) + len(batch.sizes)]
@@ -53,20 +74,29 @@ def score_with_champion(
             results.append(batch.failure)
             continue
         results += _split(part, batch)
-        champion_only = [request.challenger is None for request in part]
-        if any(champion_only):
-            own = batch if all(champion_only) else _select(batch, champion_only)
-            answers.append(build_answer([request for request in part if request.challenger is None], own))
-    return answers, results
+        if champion_only := [i for i, request in enumerate(part) if request.challenger is None]:
+            parts.append(ChampionPart(part, batch).select(champion_only))
+    return parts, results
 
 
 def build_answer(
-    requests: Sequence[RoutedRequest], champion: ScoredBatch, challenger: ScoreResult | None = None
+    requests: Sequence[RoutedRequest],
+    champion: ScoredBatch,
+    challenger: ScoreResult | None = None,
+    copied: Copied | None = None,
 ) -> PredictionBatch:
-    """Record what was answered to requests that were scored together; with a challenger, to one request."""
+    """Record what was answered to requests that were scored together.
+
+    Args:
+        requests: The requests; only one where a challenger was to answer it.
+        champion: The champion's scores.
+        challenger: The challenger's result, for all rows.
+        copied: What became of the copies that a challenger should have got.
+    """
     first = requests[0]
     split, version = first.state.config.split, first.state.champion.version
-    by_challenger = challenger is not None and challenger.scores is not None and not (split and split.shadow)
+    only_champion = copied is not None or (split is not None and split.shadow)
+    by_challenger = challenger is not None and challenger.scores is not None and not only_champion
     assert champion.frame is not None
     return PredictionBatch(
         requests=[request.id for request in requests],
@@ -85,12 +115,19 @@ def build_answer(
         rollout=split.rollout if split else None,
         share=split.share if split else None,
         champion_share=split.champion_share if split else None,
-        challenger_version=first.challenger,
+        challenger_version=challenger.version if copied and challenger else first.challenger,
         champion=champion.scores,
         challenger=challenger.scores if challenger else None,
         error=challenger.error if challenger else None,
         champion_error=champion.error,
+        copied=copied,
     )
+
+
+def join_results(results: Sequence[ScoreResult]) -> ScoreResult:
+    """One result for the rows of several copies that ended alike, without the time of the call they shared."""
+    first, scores = results[0], [result.scores for result in results if result.scores is not None]
+    return ScoreResult(first.version, np.concatenate(scores) if scores else None, None, first.error)
 
 
 async def score_with_challenger(requests: Sequence[RoutedRequest]) -> list[ScoreResult | Exception]:
@@ -99,7 +136,8 @@ async def score_with_challenger(requests: Sequence[RoutedRequest]) -> list[Score
     for _, together in groupby(requests, key=lambda request: id(request.state)):
         group = list(together)
         try:
-            results += await _call_challenger(group)
+            assert group[0].challenger is not None
+            results += await call_challenger(group, group[0].challenger)
         except Exception as error:
             results += [error] * len(group)
     return results
@@ -112,16 +150,13 @@ def failure_result(split: TrafficSplit, version: str, error: Exception) -> Score
     return ScoreResult(version, None, None, what)
 
 
-async def _call_challenger(requests: Sequence[RoutedRequest]) -> list[ScoreResult]:
-    """Raises the failure of the call, or TimeoutError."""
+async def call_challenger(requests: Sequence[RoutedRequest], version: str) -> list[ScoreResult]:
+    """Have a challenger score requests of one state. Raises the failure of the call, or TimeoutError."""
     first = requests[0]
     assert first.state.config.split is not None
-    assert first.challenger is not None
     rows = first.state.champion.build_table([request.rows for request in requests])
     call = ScoreRequest(to_ipc(rows), [request.rows.size for request in requests], first.at_us)
-    return await asyncio.wait_for(
-        first.state.challengers[first.challenger].score(call), first.state.config.split.timeout_s
-    )
+    return await asyncio.wait_for(first.state.challengers[version].score(call), first.state.config.split.timeout_s)
 
 
 def _split(requests: Sequence[RoutedRequest], batch: ScoredBatch) -> list[ScoredBatch | Exception]:
@@ -140,12 +175,3 @@ def _split(requests: Sequence[RoutedRequest], batch: ScoredBatch) -> list[Scored
         )
         for request, (i, j) in zip(requests, pairwise(ends), strict=True)
     ]
-
-
-def _select(batch: ScoredBatch, mask: list[bool]) -> ScoredBatch:
-    """The part of a batch that belongs to some of its requests."""
-    rows = np.repeat(mask, batch.sizes)
-    assert batch.scores is not None
-    assert batch.frame is not None
-    sizes = tuple(size for size, keep in zip(batch.sizes, mask, strict=True) if keep)
-    return ScoredBatch(sizes, batch.frame.filter(pa.array(rows)), batch.scores[rows], batch.latency_ms)

@@ -117,6 +117,7 @@ class RolloutJournal:
 def _read_policy(text: str) -> RolloutPolicy:
     """Read a policy. A rollout keeps the tests it began with: two kinds of bounds together would exceed alpha.
 
-    Policies of 0.2 do not name ``alpha_parts``; theirs were equal.
+    Policies of 0.2 name neither ``alpha_parts`` nor ``copies``; theirs were equal, and none.
     """
-    return RolloutPolicy.model_validate({"alpha_parts": "equal"} | json.loads(text), extra="ignore")
+    earlier = {"alpha_parts": "equal", "copies": 0.0}
+    return RolloutPolicy.model_validate(earlier | json.loads(text), extra="ignore")

@@ -136,6 +136,8 @@ class Reconciler:
             share=state.share,
             timeout_s=state.policy.challenger_timeout_s,
             shadow=state.policy.shadow,
+            copies=0.0 if state.policy.shadow else state.policy.copies,
+            copy_cpus=state.policy.copy_cpus,
         )
         await self._ask(_CHANGE_S, "set_rollout", self._model, split, self.epoch)
         await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, state.challengers, self.epoch)

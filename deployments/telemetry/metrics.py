@@ -69,7 +69,7 @@ def sum_metrics(batches: Sequence[PredictionBatch]) -> MetricSums:
         if batch.latency_ms is not None:
             sums.latency_ms[key] += requests * batch.latency_ms
             sums.buckets[key, bisect_left(BUCKETS_MS, batch.latency_ms)] += requests
-        if batch.error:
+        if batch.error and batch.copied != "unanswered":
             sums.errors[VariantKey(batch.challenger_version or batch.version, CHALLENGER)] += requests
         if batch.champion_error:
             sums.errors[VariantKey(batch.champion_version, CHAMPION)] += requests
@@ -112,7 +112,7 @@ class ReplicaMetrics:
         self._dropped_rows = metrics.Counter(
             "rayloop_log_dropped_rows", "Log rows dropped because buffers were full.", ("model",)
         )
-        self._dropped_shadows = metrics.Counter(
+        self._dropped_copies = metrics.Counter(
             "rayloop_shadow_dropped", "Requests not copied to the challenger.", ("model",)
         )
 
@@ -153,10 +153,10 @@ class ReplicaMetrics:
         if rows:
             self._dropped_rows.inc(rows, tags={"model": self._model})
 
-    def record_dropped_shadows(self, requests: int) -> None:
+    def record_dropped_copies(self, requests: int) -> None:
         """Count requests that were not copied to the challenger."""
         if requests:
-            self._dropped_shadows.inc(requests, tags={"model": self._model})
+            self._dropped_copies.inc(requests, tags={"model": self._model})
 
     def _tags(self, key: VariantKey) -> dict[str, str]:
         return {"model": self._model, "version": key.version, "variant": key.variant}

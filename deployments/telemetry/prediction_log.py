@@ -13,6 +13,8 @@ feature's name can collide with the log's own columns; ``feature_frame`` restore
     champion_share          what the challengers left to the champion
     forced                  whether a header chose the variant instead of the split
     assigned, variant       variant by the split, and the one that answered
+    copied                  of requests assigned to the champion: "scored", "failed" or "unanswered" if a challenger was
+                            sent a copy, "dropped" if it should have been, null if not
     version, as_of, at      version that answered (the champion's if none did); time of the features; wall clock
     challenger_version      version of the challenger that was called; null without one
     latency_ms              milliseconds that the answering variant spent on features and model; champion_latency_ms and
@@ -28,7 +30,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +40,10 @@ from cluster.names import CHALLENGER, Variant
 from cluster.values import Task
 from deployments.protocol.arrow_columns import TIMESTAMP
 from deployments.protocol.open_inference import predicted_classes
+
+Copied = Literal["scored", "failed", "unanswered", "dropped"]
+"""What became of the copy of a request: the challenger scored it, failed it, did not answer within its time limit (or
+its connection was lost), or was not asked, for lack of budget."""
 
 _PROBABILITIES = pa.list_(pa.float64())
 
@@ -61,6 +67,7 @@ PREDICTION_COLUMNS: dict[str, pa.DataType] = {
     "challenger_latency_ms": pa.float64(),
     "error": pa.string(),
     "champion_error": pa.string(),
+    "copied": pa.string(),
 }
 _SCORES = {"": "scores", "champion_": "champion", "challenger_": "challenger"}
 
@@ -92,7 +99,7 @@ class PredictionBatch:
     champion_latency_ms: float | None
     """None if the champion was not called, or failed."""
     challenger_latency_ms: float | None = None
-    """None if no challenger was called, or it failed."""
+    """None if no challenger was called, or it failed, or scored a copy: copies travel in batches of their own."""
     rollout: str | None = None
     share: float | None = None
     """Each challenger's share of requests."""
@@ -105,6 +112,7 @@ class PredictionBatch:
     error: str | None = None
     """Why the challenger failed."""
     champion_error: str | None = None
+    copied: Copied | None = None
 
     @property
     def scores(self) -> np.ndarray | None:

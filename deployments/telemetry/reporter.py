@@ -98,7 +98,7 @@ class Reporter:
         self._responses: Counter[ResponseKey] = Counter()
         self._exported_responses: Counter[ResponseKey] = Counter()
         self._timed_responses: deque[tuple[ResponseKey, float]] = deque(maxlen=_TIMED_RESPONSES)
-        self._dropped_shadows = 0
+        self._dropped_copies = 0
         self._requests = 0
         self._meter = UsageMeter(self._replica, ray.get_runtime_context().get_assigned_resources())
         self._next_usage = time.monotonic() + _USAGE_EVERY_S
@@ -106,8 +106,12 @@ class Reporter:
         self._thread = threading.Thread(target=self._run, name=f"telemetry-{model}", daemon=True)
         self._thread.start()
 
+    def announce_predictions(self, rows: int) -> None:
+        """Count rows that will be recorded later: if this replica is killed before, they are known to be lost."""
+        self._counter.add("predictions", rows)
+
     def record_predictions(
-        self, predictions: PredictionBatch, columns: tuple[Column, ...], window_s: float | None
+        self, predictions: PredictionBatch, columns: tuple[Column, ...], window_s: float | None, announced: bool = False
     ) -> None:
         """Report predictions.
 
@@ -115,10 +119,12 @@ class Reporter:
             predictions: Predictions and their requests.
             columns: Inputs of the model.
             window_s: Width of the windows of live profiles, seconds; None: no profiles.
+            announced: Whether their rows were announced.
         """
         rows = predictions.frame.num_rows
-        if self._buffer.add(_Predictions(predictions, columns, window_s), rows):
-            self._counter.add("predictions", rows)
+        buffered = self._buffer.add(_Predictions(predictions, columns, window_s), rows)
+        if buffered != announced:
+            self._counter.add("predictions", rows if buffered else -rows)
 
     def record_labels(self, rows: pa.Table) -> None:
         """Report labels (feedback.parse_feedback)."""
@@ -131,9 +137,9 @@ class Reporter:
         self._responses[key] += 1
         self._timed_responses.append((key, seconds))
 
-    def record_dropped_shadow(self) -> None:
-        """Count a request that was not copied to the challenger because too many copies were in flight."""
-        self._dropped_shadows += 1
+    def record_dropped_copies(self, requests: int) -> None:
+        """Count requests that were not copied to a challenger: too many copies in flight, or their budget spent."""
+        self._dropped_copies += requests
 
     def close(self, deadline_s: float) -> None:
         """Ship what is left; gives up after ``deadline_s`` seconds."""
@@ -187,8 +193,8 @@ class Reporter:
         timed = [self._timed_responses.popleft() for _ in range(len(self._timed_responses))]
         self._metrics.record_responses(responses - self._exported_responses, timed)
         self._exported_responses = responses
-        dropped_shadows, self._dropped_shadows = self._dropped_shadows, 0
-        self._metrics.record_dropped_shadows(dropped_shadows)
+        dropped_copies, self._dropped_copies = self._dropped_copies, 0
+        self._metrics.record_dropped_copies(dropped_copies)
         self._metrics.set_in_flight(self._count_in_flight())
 
     def _report(self, predictions: Sequence[PredictionBatch]) -> None:

@@ -162,6 +162,10 @@ def _describe_evidence(champion: str, challenger: str, evidence: ComparisonEvide
     counts = ", ".join(
         f"v{version} {stats.requests:,} requests ({stats.failures:,} failed)" for version, stats in variants
     )
+    if (copies := evidence.copies).requests:
+        counts += (
+            f", v{challenger} {copies.requests:,} copies ({copies.failures:,} failed, {copies.unanswered:,} unanswered)"
+        )
     if not evidence.paired.n:
         return f"{counts}; no labeled rows yet"
     losses = f"mean loss {evidence.paired.challenger:.4f} against {evidence.paired.champion:.4f}"

@@ -37,13 +37,23 @@ def show_trace(settings: Settings, model: str, request: str, print_line: Callabl
 
 
 def describe_answer(row: dict[str, Any]) -> list[str]:
-    """Describe a row of the prediction log: request, answer, fallback if there was one, a line for each feature."""
+    """Describe a row of the prediction log: request, answer, fallback or copy if any, a line for each feature."""
     lines = [f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {row['as_of']}"]
     score = row.get("score") if row.get("score") is not None else row.get("probabilities")
     if row["latency_ms"] is None:
         lines.append(f"answer    none, HTTP 500: v{row['version']} failed: {row['champion_error']}")
     else:
         lines.append(f"answer    {score} by the {row['variant']}, v{row['version']}, in {row['latency_ms']:.2f} ms")
-    if row.get("error"):
+    if row.get("copied") and row["challenger_version"]:
+        lines.append(f"copy      {row['copied']} by challenger v{row['challenger_version']}{_copy_result(row)}")
+    elif row.get("error"):
         lines.append(f"fallback  challenger v{row['challenger_version']} failed: {row['error']}")
     return lines + [f"  {name} = {value}" for name, value in (row["features"] or {}).items()]
+
+
+def _copy_result(row: dict[str, Any]) -> str:
+    """The score of a copy, or why it has none."""
+    score = (
+        row.get("challenger_score") if row.get("challenger_score") is not None else row.get("challenger_probabilities")
+    )
+    return f": {row['error']}" if score is None else f": {score}"

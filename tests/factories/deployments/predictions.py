@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
-from deployments.telemetry.prediction_log import PredictionBatch, label_rows
+from deployments.telemetry.prediction_log import Copied, PredictionBatch, label_rows
 from tests.factories.deployments.tasks import BINARY
 
 
@@ -43,6 +46,15 @@ def prediction_batch(
     if "key" in rest:
         values["keys"] = [rest.pop("key")]
     return PredictionBatch(**(values | rest))
+
+
+def copied_batch(id: str, outcome: Copied, challenger: float | None = None, **rest: Any) -> PredictionBatch:
+    """An answer of the champion of which a challenger, v2 unless said otherwise, was sent a copy."""
+    error = {"failed": "ValueError: no", "unanswered": "no answer within 1 s"}.get(outcome)
+    scores = None if challenger is None else np.full(rest.get("rows", 1), challenger, np.float32)
+    fields = {"challenger_version": "2", "error": error} | rest
+    answer = prediction_batch(id, **fields | {"assigned": "champion"})
+    return replace(answer, copied=outcome, challenger=scores, challenger_latency_ms=None)
 
 
 def label_table(rows: dict[str, float], received_us: int = 0) -> pa.Table:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.traffic_split import assign_variant, find_slice, hash_position, slice_start
+from deployments.traffic_split import assign_variant, choose_copy, find_slice, hash_position, slice_start
 from tests.factories.deployments.serving_state import build_split
 
 PLACE = 0.6624169971365433
@@ -85,3 +85,26 @@ def test_assign_variant_follows_split_and_pin() -> None:
     assert (assign_variant(split, "user", "3"), assign_variant(split, "user", "1")) == ("3", None)
     assert assign_variant(build_split("2", "3", share=0.0), "user") is None
     assert assign_variant(None, "user") is None
+
+
+@given(keys, st.integers(1, 4), shares, shares)
+def test_choose_copy_as_the_fraction_grows_keeps_every_copy(key: str, challengers: int, a: float, b: float) -> None:
+    split = build_split(*map(str, range(2, 2 + challengers)))
+    assert split is not None
+    before, after, all_keys = (
+        choose_copy(split.model_copy(update={"copies": copies}), key) for copies in (*sorted((a, b)), 1.0)
+    )
+    assert before in (None, after)
+    assert after in (None, all_keys)
+    assert all_keys is not None
+
+
+@pytest.mark.parametrize("copies", [0.0, 0.3])
+def test_choose_copy_takes_the_fraction_of_both_variants_keys(copies: float) -> None:
+    split = build_split("2", share=0.5)
+    assert split is not None
+    split = split.model_copy(update={"copies": copies})
+    copied: dict[str | None, list[bool]] = {None: [], "2": []}
+    for i in range(4000):
+        copied[assign_variant(split, f"user-{i}")].append(choose_copy(split, f"user-{i}") is not None)
+    assert [np.mean(of_variant) for of_variant in copied.values()] == pytest.approx([copies] * 2, abs=0.04)

@@ -174,10 +174,10 @@ def test_stored_rollout_journal_is_read(path: Path, tmp_path: Path) -> None:
     assert tuple(journal.decisions()) == samples.decisions()
     last = journal.last_state()
     assert last is not None
-    # Releases up to 0.2 spent alpha in equal parts, and a rollout keeps the parts that it began with.
-    parts = "weighted" if int(path.parent.name) >= 5 else "equal"
+    # Releases up to 0.2 spent alpha in equal parts and made no copies; a rollout goes on as it began.
+    before = {} if int(path.parent.name) >= 5 else {"alpha_parts": "equal", "copies": 0.0}
     assert (last.status, last.challengers) == ("promoted", ("2",))
-    assert last.policy == POLICY.model_copy(update={"alpha_parts": parts})
+    assert last.policy == POLICY.model_copy(update=before)
     # New decisions can be appended.
     journal.record(samples.decisions()[0].model_copy(update={"at": 1.8e9, "rollout": "r2"}), POLICY)
     assert [one.rollout for one in journal.decisions()] == ["r1"] * 6 + ["r2"]

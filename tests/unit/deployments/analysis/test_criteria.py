@@ -48,6 +48,33 @@ def test_check_error_rate_without_failures_needs_224_requests(requests: int, suf
     assert (not result.missing_evidence, e >= 20.0) == (sufficient, sufficient)
 
 
+@pytest.mark.parametrize(("copies", "sufficient"), [(173, False), (174, True)])
+def test_check_error_rate_counts_copies_as_own_requests(copies: int, sufficient: bool) -> None:
+    one = ComparisonEvidence(challenger=VariantStats(requests=50), copies=VariantStats(requests=copies))
+    result = check_error_rate(RolloutEvidence(by_share={0.05: one}), POLICY)
+    assert (not result.missing_evidence) == sufficient
+    failed = ComparisonEvidence(copies=VariantStats(requests=2, errors=2, failures=2))
+    assert check_error_rate(RolloutEvidence(by_share={0.05: failed}), POLICY).regression
+
+
+def test_check_error_rate_of_copies_without_an_answer_neither_blames_nor_clears() -> None:
+    copies = VariantStats(requests=1000, unanswered=100)
+    result = check_error_rate(RolloutEvidence(by_share={0.05: ComparisonEvidence(copies=copies)}), POLICY)
+    assert (bool(result.regression), bool(result.missing_evidence)) == (False, True)
+    clean, dirty = failing(1000, 0), failing(1000, 100)
+    assert result.figures == {
+        "log_e_errors_above": check_error_rate(clean, POLICY).figures["log_e_errors_above"],
+        "log_e_errors_below": check_error_rate(dirty, POLICY).figures["log_e_errors_below"],
+    }
+
+
+def test_compare_error_rates_leaves_copies_out() -> None:
+    copies = VariantStats(requests=1000, errors=100, failures=100)
+    one = failing(50, 0).by_share[0.5].model_copy(update={"copies": copies})
+    result = compare_error_rates(RolloutEvidence(by_share={0.5: one}), POLICY)
+    assert result == compare_error_rates(failing(50, 0), POLICY)
+
+
 def test_compare_error_rates_without_a_margin_compares_nothing() -> None:
     policy = POLICY.model_copy(update={"error_margin": None})
     assert compare_error_rates(failing(100, 100), policy) == CriterionResult()

@@ -13,10 +13,10 @@ from deployments.telemetry.prediction_log import (
     prediction_rows,
 )
 from features.definitions import Column
-from tests.factories.deployments.predictions import label_table, prediction_batch
+from tests.factories.deployments.predictions import copied_batch, label_table, prediction_batch
 from tests.factories.deployments.tasks import BINARY, CLASSES, MULTICLASS
 
-LATER = {"forced", "champion_latency_ms", "challenger_latency_ms", "champion_share", "challenger_version"}
+LATER = {"forced", "champion_latency_ms", "challenger_latency_ms", "champion_share", "challenger_version", "copied"}
 """Columns that the first release's log lacks."""
 DAY_US = 86_400_000_000
 COLUMNS = (Column(name="distance", kind="number"),)
@@ -79,6 +79,60 @@ def test_evidence_without_challenger_scores_has_no_pairs() -> None:
     log.add_predictions(prediction_rows([prediction_batch("a")], "b"))
     log.add_labels(label_table({"a": 1.0, "unknown": 0.0}))
     assert log.evidence(BINARY)["2"].total.paired.n == 0
+
+
+def test_evidence_counts_copies_for_losses_and_errors_not_for_the_split() -> None:
+    log = EvidenceCollector("r", ("2",))
+    batches = [
+        prediction_batch("own", challenger=0.7),
+        prediction_batch("plain"),
+        copied_batch("a", "scored", 0.7, rows=2),
+        copied_batch("b", "failed"),
+        copied_batch("c", "unanswered"),
+        copied_batch("d", "dropped", challenger_version=None),
+    ]
+    log.add_predictions(prediction_rows(batches, "b"))
+    log.add_labels(label_table(dict.fromkeys(("own", "plain", "a/0", "a/1", "b", "c", "d"), 1.0)))
+    total = log.evidence(BINARY)["2"].total
+    assert (total.champion.requests, total.champion.keys, total.champion.errors) == (5, 5, 0)
+    assert (total.challenger.requests, total.challenger.keys, total.challenger.failures) == (1, 1, 0)
+    copies = total.copies
+    assert (copies.requests, copies.errors, copies.unanswered, copies.answered, copies.keys) == (3, 1, 1, 2, 0)
+    assert (total.scored.requests, total.scored.answered, total.scored.errors) == (4, 3, 1)
+    assert (total.paired.n, total.champion.latency.n, total.challenger.latency.n) == (3, 1, 1)
+
+
+def test_evidence_of_copies_counts_a_key_that_later_was_the_challengers_as_one_cluster() -> None:
+    log = EvidenceCollector("r", ("2",))
+    batches = [
+        copied_batch("a", "scored", 0.7, key="u", share=0.05),
+        copied_batch("b", "failed", key="u", share=0.05),
+        prediction_batch("c", challenger=0.7, key="u", share=0.25),
+    ]
+    log.add_predictions(prediction_rows(batches, "b"))
+    evidence = log.evidence(BINARY)["2"]
+    scored = evidence.total.scored
+    # Three requests of one key, in one time bucket: six ordered pairs; of the failed one with the others, two.
+    assert (scored.key_clusters.pairs, scored.key_clusters.half_pairs, scored.time_clusters.pairs) == (6, 2, 6)
+    assert (evidence.total.challenger.key_clusters.pairs, evidence.at_share(0.05).scored.key_clusters.pairs) == (0, 2)
+
+
+def test_evidence_of_several_challengers_has_the_champions_requests_and_each_its_own_copies() -> None:
+    log = EvidenceCollector("r", ("2", "3"))
+    batches = [
+        copied_batch("a", "scored", 0.7),
+        copied_batch("b", "scored", 0.7, challenger_version="3"),
+        copied_batch("c", "failed", challenger_version="3"),
+        prediction_batch("d"),
+    ]
+    log.add_predictions(prediction_rows(batches, "b"))
+    log.add_labels(label_table(dict.fromkeys("abcd", 1.0)))
+    totals = {version: evidence.total for version, evidence in log.evidence(BINARY).items()}
+    assert {version: total.champion.requests for version, total in totals.items()} == {"2": 4, "3": 4}
+    assert {version: (t.copies.requests, t.copies.errors, t.paired.n) for version, t in totals.items()} == {
+        "2": (1, 0, 1),
+        "3": (2, 1, 1),
+    }
 
 
 def with_columns(answers: list[PredictionBatch], **columns: list) -> pa.Table:

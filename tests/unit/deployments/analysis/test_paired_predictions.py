@@ -1,4 +1,4 @@
-"""Rows wait for their labels in bounded memory; which rows expire depends on arrival alone."""
+"""Rows wait for their labels in bounded memory; which rows wait depends on their ids and on time alone."""
 
 import pytest
 from hypothesis import given
@@ -15,13 +15,28 @@ def labeled_count(pairs: PairedPredictions) -> int:
     return sum(1 for _ in pairs.labeled_pairs())
 
 
-def test_pairs_beyond_the_limit_expire_oldest_first() -> None:
-    pairs = PairedPredictions(most=3)
-    for id in "abcde":
-        pairs.add(id, pair())
-    for id in "abc":
-        pairs.add_label(id, (0, 1.0))
-    assert (labeled_count(pairs), pairs.expired_rows) == (1, 2)
+def test_pairs_beyond_the_limit_leave_a_sample_of_all_rows() -> None:
+    pairs = PairedPredictions(most=100)
+    for i in range(1000):
+        pairs.add(str(i), pair())
+    for i in range(1000):
+        pairs.add_label(str(i), (i, float(i)))
+    rows = [label for _, label in pairs.labeled_pairs()]
+    assert 25 < len(rows) == 1000 - pairs.expired_rows <= 100
+    # The oldest rows are as likely to wait as the newest, or labels that take longer than places last never find one.
+    assert sum(row < 500 for row in rows) == pytest.approx(len(rows) / 2, abs=15)
+
+
+def test_pairs_beyond_the_limit_do_not_depend_on_labels() -> None:
+    chosen = []
+    for value in (0.0, 1.0):
+        pairs = PairedPredictions(most=50)
+        for i in range(300):
+            pairs.add(str(i), pair(), (0, value) if i % 10 == 0 else None)
+        for i in range(300):
+            pairs.add_label(str(i), (0, value))
+        chosen.append((labeled_count(pairs), pairs.expired_rows))
+    assert chosen[0] == chosen[1]
 
 
 def test_pairs_beyond_the_wait_expire() -> None:

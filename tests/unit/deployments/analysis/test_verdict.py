@@ -316,3 +316,18 @@ def test_judge_with_a_broken_split_holds() -> None:
     assert "5000 of 11000 keys at 50%" in verdict.reason
     lenient = POLICY.model_copy(update={"on_undecided": "advance"})
     assert judge(key_counts(6_000, 5_000), 0.5, 1e9, lenient).kind == "hold"
+
+
+@pytest.mark.parametrize(("copies", "unanswered", "kind"), [(250, 0, "advance"), (0, 0, "hold"), (250, 210, "hold")])
+def test_judge_counts_copies_toward_the_minimum_and_for_errors(copies: int, unanswered: int, kind: str) -> None:
+    costs = np.random.default_rng(0).random(400)
+    one = ComparisonEvidence(
+        champion=VariantStats(requests=190, keys=190),
+        challenger=VariantStats(requests=10, keys=10),
+        copies=VariantStats(requests=copies, unanswered=unanswered),
+        paired=PairedMoments.from_losses(costs, costs),
+    )
+    policy = POLICY.model_copy(update={"steps": (0.05, 1.0)})
+    verdict = judge(RolloutEvidence(by_share={0.05: one}), 0.05, 0.0, policy)
+    assert (verdict.kind, verdict.figures["step_requests"]) == (kind, 10 + copies - unanswered)
+    assert (verdict.figures["copies"], verdict.figures["copies_unanswered"]) == (copies, unanswered)

@@ -12,37 +12,17 @@ from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.analysis.sample_ratio import log_e_split
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
 from deployments.inference.engine import MAX_SHADOW_REQUESTS, Engine
-from deployments.inference.predictor import ScoredBatch
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
 from deployments.serve_schema import TrafficSplit
-from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
-from tests.factories.deployments.predictions import feature_rows
+from deployments.telemetry.prediction_log import prediction_rows
+from tests.factories.deployments.instant_champion import InstantChampion, RecordingReporter
 from tests.factories.deployments.serving_state import build_state
 from tests.factories.deployments.tasks import BINARY
 
 ONE = RequestRows(1, ([0.5],), ("distance",))
 REQUESTS = 4000
 LOOP_ITERATIONS = 40
-
-
-class Champion:
-    """A champion that answers at once."""
-
-    version = "1"
-
-    class manifest:  # noqa: N801
-        task = BINARY
-
-        class features:  # noqa: N801
-            columns = ()
-
-    def score(self, requests: list[RequestRows], now_us: int) -> list[ScoredBatch]:
-        count = len(requests)
-        return [ScoredBatch((1,) * count, feature_rows(count), np.full(count, 0.5, np.float32), 1.0)]
-
-    def build_table(self, requests: list[RequestRows]) -> Any:
-        return feature_rows(len(requests))
 
 
 class SlowChallenger:
@@ -54,26 +34,14 @@ class SlowChallenger:
         return [ScoreResult("2", np.full(1, 0.5, np.float32), 1.0, None) for _ in request.sizes]
 
 
-class RecordingReporter:
-    """Records the reports."""
-
-    def __init__(self) -> None:
-        self.answers: list[PredictionBatch] = []
-        self.dropped = 0
-
-    def record_predictions(self, answer: PredictionBatch, columns: object, window_s: object) -> None:
-        self.answers.append(answer)
-
-    def record_dropped_shadow(self) -> None:
-        self.dropped += 1
-
-
 def shadow_state(share: float) -> ServingState:
     plain = build_state("2", share=share)
     assert plain.config.split is not None
     split: TrafficSplit = plain.config.split.model_copy(update={"shadow": True, "timeout_s": 60.0})
     config = plain.config.model_copy(update={"split": split})
-    return plain._replace(config=config, champion=cast(Any, Champion()), challengers={"2": cast(Any, SlowChallenger())})
+    return plain._replace(
+        config=config, champion=cast(Any, InstantChampion()), challengers={"2": cast(Any, SlowChallenger())}
+    )
 
 
 @pytest.mark.parametrize("share", [0.2, 1.0])
@@ -119,7 +87,7 @@ def test_replica_that_no_order_reaches_answers_with_its_champion_alone(
     telemetry = RecordingReporter()
     monkeypatch.setattr("deployments.inference.engine.Reporter", lambda model, count_in_flight: telemetry)
     plain = build_state("2", share=1.0)
-    state = plain._replace(champion=cast(Any, Champion()), challengers={"2": cast(Any, SlowChallenger())})
+    state = plain._replace(champion=cast(Any, InstantChampion()), challengers={"2": cast(Any, SlowChallenger())})
 
     async def call() -> str:
         engine = Engine(lambda: held)

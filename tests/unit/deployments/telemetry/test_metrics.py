@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.telemetry.metrics import BUCKETS_MS, VariantKey, cumulative_buckets, sum_metrics
-from tests.factories.deployments.predictions import prediction_batch
+from tests.factories.deployments.predictions import copied_batch, prediction_batch
 
 CHAMPION, CHALLENGER = VariantKey("1", "champion"), VariantKey("2", "challenger")
 
@@ -26,6 +26,12 @@ def test_sum_metrics_of_failures_counts_them_for_the_variant_that_failed() -> No
     assert sums.errors == {CHALLENGER: 1, CHAMPION: 1}
     assert sums.requests == {CHALLENGER: 1, CHAMPION: 1}
     assert sums.buckets == {(CHALLENGER, BUCKETS_MS.index(2.0)): 1}
+
+
+def test_sum_metrics_of_copies_count_failures_of_the_challenger_not_what_it_did_not_answer() -> None:
+    sums = sum_metrics([copied_batch("a", "scored", 0.9), copied_batch("b", "failed"), copied_batch("c", "unanswered")])
+    assert (sums.requests, sums.errors) == ({CHAMPION: 3}, {CHALLENGER: 1})
+    assert sum(sums.buckets.values()) == 3
 
 
 @given(st.lists(st.floats(0, 2e3), min_size=1))

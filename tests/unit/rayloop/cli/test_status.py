@@ -116,7 +116,12 @@ def test_rollout_shows_the_evidence_so_far() -> None:
         champion=VariantStats(requests=1900), challenger=VariantStats(requests=100, failures=3)
     )
     labeled = unlabeled + ComparisonEvidence(paired=PairedMoments.from_losses(np.full(50, 0.5), np.full(50, 0.25)))
-    for evidence, figures in ((unlabeled, ()), (labeled, ("50 labeled rows", "0.2500", "0.5000"))):
+    copied = unlabeled + ComparisonEvidence(copies=VariantStats(requests=1200, failures=2, unanswered=7))
+    for evidence, figures in (
+        (unlabeled, ()),
+        (labeled, ("50 labeled rows", "0.2500", "0.5000")),
+        (copied, (", v2 1,200 copies (2 failed, 7 unanswered)",)),
+    ):
         status = rollout_status(challengers=("2",))
         line = lines(status.model_copy(update={"evidence": {"2": RolloutEvidence(overall=evidence)}}))[2]
         assert line.startswith("v2 100 requests (3 failed), v1 1,900 requests (0 failed)")

@@ -4,7 +4,7 @@ import pytest
 
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from rayloop.cli.trace import describe_answer
-from tests.factories.deployments.predictions import prediction_batch
+from tests.factories.deployments.predictions import copied_batch, prediction_batch
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,17 @@ from tests.factories.deployments.predictions import prediction_batch
         (
             prediction_batch("a", 0.25, error="ValueError: no", challenger_version="2"),
             ["answer    0.25 by the champion, v1, in 2.00 ms", "fallback  challenger v2 failed: ValueError: no"],
+        ),
+        (
+            copied_batch("a", "scored", 0.75, champion=0.25),
+            ["answer    0.25 by the champion, v1, in 2.00 ms", "copy      scored by challenger v2: 0.75"],
+        ),
+        (
+            copied_batch("a", "unanswered", champion=0.25),
+            [
+                "answer    0.25 by the champion, v1, in 2.00 ms",
+                "copy      unanswered by challenger v2: no answer within 1 s",
+            ],
         ),
         (
             prediction_batch("a", None, champion_error="ValueError: no"),
