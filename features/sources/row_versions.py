@@ -8,7 +8,8 @@ Rows are compared by a hash of their values, 64 bits; the known-at time is not p
 
 A row that equals an older version, known-at time included, is that version. A row with other values and an earlier
 known-at time than the row it would correct, and one that the source has beside the row it would correct, with the same
-known-at time, are refused: the source does not say which of them counts.
+known-at time, are refused: the source does not say which of them counts. Of new rows with one key and one known-at
+time, the one with the smallest hash counts: blocks come in any order, and what lands must not depend on it.
 """
 
 from __future__ import annotations
@@ -106,14 +107,14 @@ def chain_versions(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
 
     Args:
         source: The source.
-        rows: All rows of their keys, in known-at order.
+        rows: All rows of their keys.
 
     Returns:
-        The rows, with ``KNOWN_FROM``, null for the first of each key; and a column ``REPEATED``, whether a row repeats
-        the one before it, or differs without a later known-at time.
+        The rows in known-at order, with ``KNOWN_FROM``, null for the first of each key; and a column ``REPEATED``,
+        whether a row repeats the one before it, or differs without a later known-at time.
     """
     key = list(source.key)
-    marked = rows.with_columns(_hash(source, rows)).with_row_index(_INDEX)
+    marked = rows.with_columns(_hash(source, rows)).sort(source.known_at, _VALUES).with_row_index(_INDEX)
     first = marked.unique(key, keep="first", maintain_order=True)
     start = first.select(*key, pl.col(_VALUES).alias(_LAST), pl.col(source.known_at).alias(_FLOOR))
     others = marked.join(first, on=_INDEX, how="anti", maintain_order="left")
@@ -168,7 +169,7 @@ def resolve(
     of_key = known.newest.rename({_VALUES: _LAST})
     joined = pending.join(of_key, on=key, how="left", nulls_equal=True, maintain_order="left")
     hashed = joined.with_columns(_hash(source, joined), pl.col(_AT).alias(_FLOOR))
-    rows = hashed.sort(source.known_at, maintain_order=True).with_row_index(_ROW)
+    rows = hashed.sort(source.known_at, _VALUES).with_row_index(_ROW)
     advancing = _chain(source, rows)
     is_only = (pl.col(_VALUES).n_unique().over(key) == 1) & (pl.col(_VALUES) != pl.col(_LAST))
     only = rows.filter(at >= pl.col(_AT)).filter(is_only).unique(key, keep="first", maintain_order=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 
 import polars as pl
@@ -43,11 +44,13 @@ def test_check_rows_gives_reason_of_violated_rule(row: tuple, reason: str | None
 
 
 def test_check_rows_keeps_the_versions_of_a_repeated_key() -> None:
-    late, same = ("a", "late", 1.0, NOON, LATER), ("a", "same", 1.0, NOON, NOON)
-    checked = check_rows(source(), rows(late, ("a", "early", 1.0, NOON, NOON), same))
-    accepted = checked.filter(pl.col(REASON).is_null())
-    assert accepted.select("shop", KNOWN_FROM).rows() == [("early", None), ("late", LATER)]
-    assert checked.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"]
+    late, one, other = (("a", shop, 1.0, NOON, at) for shop, at in (("late", LATER), ("one", NOON), ("other", NOON)))
+    checked = [check_rows(source(), rows(*read)) for read in itertools.permutations((late, one, other))]
+    accepted = [each.filter(pl.col(REASON).is_null()) for each in checked]
+    assert all(each.equals(accepted[0]) for each in accepted), "whatever the order in which they are read"
+    assert accepted[0].get_column("shop").to_list()[1:] == ["late"]
+    assert accepted[0].get_column(KNOWN_FROM).to_list() == [None, LATER]
+    assert all(each.get_column(REASON).drop_nulls().to_list() == ["repeats the key id"] for each in checked)
 
 
 def test_check_rows_keeps_valid_row_after_invalid_one_of_the_same_key() -> None:
