@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hosts import clock
 from tests.hosts.certificates import CA, CERTIFICATE, KEY, Authority
 from tests.hosts.host import Host
 from tests.hosts.launcher import AT_HOME, PROGRAMS, RUN_S, VARIABLES, Cluster
@@ -119,7 +120,8 @@ def cluster(
     except HostsUnavailable as reason:
         pytest.skip(str(reason))
     client = shared_network.add("up-client")
-    head, *workers = (shared_network.add(f"up-{n}", disk_mb=DISK_MB) for n in ("head", "worker1", "worker2"))
+    names = ("head", "worker1", "worker2")
+    head, *workers = (shared_network.add(f"up-{n}", DISK_MB, own_clock=clock.available()) for n in names)
     for host in (client, head, *workers):
         authority.trust(host)
     cluster = Cluster(client, head, workers)

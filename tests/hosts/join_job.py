@@ -35,6 +35,7 @@ def main() -> None:
     ray.init(log_to_driver=False)
     count, tables = int(os.environ["ROWS"]), Tables(load_settings())
     snapshot, request = land(tables, count), rows(count // 20)
+    print(json.dumps({"landed": count}), flush=True)
     blocks = [ray.put(part.to_arrow()) for part in request.iter_slices(-(-request.height // BLOCKS))]
     begin, digest = time.monotonic(), hashlib.sha256()
     # The number of tasks plans the partitions: it is the same whatever hosts there are.
