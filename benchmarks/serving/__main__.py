@@ -33,7 +33,7 @@ from benchmarks.serving.subjects import EMPTY, PEERS_ALL, Peer, Subject, answers
 from cluster.node.ports import free_port
 
 AREA = "serving"
-SERVER_SECTIONS = ("one_row", "canary", "open_loop", "shadow", "reporting", "tensors", "changes")
+SERVER_SECTIONS = ("one_row", "canary", "open_loop", "shadow", "copies", "reporting", "tensors", "changes")
 OWN = ("batch", "verdicts")
 """Sections whose rows come from ``rows()`` of a module with the same name."""
 

@@ -22,8 +22,8 @@ _NOT_RUN = "could not be run: "
 def rows(measurements: Measurements, sections: frozenset[str]) -> list[Row]:
     """Return the rows of the measured sections, in the order of the results page."""
     builders = {
-        "one_row": _one_row, "canary": _canary, "open_loop": _open_loop, "shadow": _shadow, "reporting": _reporting,
-        "tensors": _tensors, "changes": _changes,
+        "one_row": _one_row, "canary": _canary, "open_loop": _open_loop, "shadow": _shadow, "copies": _copies,
+        "reporting": _reporting, "tensors": _tensors, "changes": _changes,
     }  # fmt: skip
     table = [each for section, make in builders.items() if section in sections for each in make(measurements)]
     if sections & {"one_row", "canary"}:
@@ -62,6 +62,24 @@ def _shadow(measurements: Measurements) -> Iterator[Row]:
         measurements.median(NAME, m.SHADOWED),
         "rayloop without it", measurements.median(NAME, m.UNSHADOWED), Target(of="ratio", sign="≤", limit=1.1),
     ))  # fmt: skip
+
+
+def _copies(measurements: Measurements) -> Iterator[Row]:
+    loads = (
+        (f"{_CANARY} with copies of the other requests", "requests/s", m.COPIED, m.UNCOPIED, m.COPIES, _least(0.97)),
+        (
+            f"{_OPEN}: p99, 10 % canary with copies of the other requests", "ms", m.COPIED_P99, m.UNCOPIED_P99,
+            m.OPEN_COPIES, Target(of="ratio", sign="≤", limit=1.05),
+        ),
+    )  # fmt: skip
+    for work, unit, ours, without, counter, target in loads:
+        copied = measurements.median(NAME, counter) or 0.0
+        values = [", ".join(f"{value:,.4g}" for value in measurements.values(NAME, name)) for name in (ours, without)]
+        note = f"{copied:.1%} of the requests were copied, the others dropped; with {values[0]}, without {values[1]}"
+        yield _mark_failed(measurements, ours, row(
+            work, unit, measurements.median(NAME, ours), "rayloop's canary without copies",
+            measurements.median(NAME, without), target, note,
+        ))  # fmt: skip
 
 
 def _reporting(measurements: Measurements) -> Iterator[Row]:

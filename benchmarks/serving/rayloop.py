@@ -91,14 +91,25 @@ class ServingCluster:
         """Wait until every replica serves ``version``."""
         get_result(connect_config_writer(self.settings).set_champion.remote(version))
 
-    def start_rollout(self, shadow: bool = False) -> None:
-        """Route a share of the requests to the second version permanently; a shadow gets a copy of half of them."""
+    def start_rollout(self, shadow: bool = False, copies: float = 0.0) -> None:
+        """Route a share of the requests to the second version permanently; a shadow gets a copy of half of them.
+
+        Args:
+            shadow: Whether the second version is a shadow.
+            copies: Fraction of the first version's requests that the second one also scores.
+        """
         options = ServingOptions(profile_window_s=model.WINDOW_S)
-        policy = _POLICY.model_copy(update={"shadow": True, "steps": (SHADOW_SHARE, 1.0)}) if shadow else _POLICY
+        update = {"shadow": True, "steps": (SHADOW_SHARE, 1.0)} if shadow else {"copies": copies}
+        policy = _POLICY.model_copy(update=update)
         get_result(self._controller().start.remote(self.challenger, policy, options))
 
     def abort_rollout(self) -> None:
         get_result(self._controller().abort.remote("measured"))
+
+    def copied(self) -> int:
+        """Requests of the newest rollout of which the challenger was sent a copy."""
+        evidence = get_result(self._controller().status.remote()).evidence
+        return int(evidence[self.challenger.version].total.copies.requests)
 
     def share(self) -> float:
         """The challenger's share in Serve's current configuration."""

@@ -86,6 +86,8 @@ def measure_rayloop(
             rayloop.abort_rollout()
     if work.wants("shadow"):
         answered += _shadow(rayloop, subject, work, measurements)
+    if work.wants("copies"):
+        answered += _copies(rayloop, subject, work, measurements)
     logged, profiled = rayloop.reported(answered)
     measurements.add(NAME, m.LOGGED, logged / answered)
     measurements.add(NAME, m.PROFILED, profiled / answered)
@@ -170,6 +172,31 @@ def _shadow(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, me
         measurements.add(NAME, measure, report.p99_ms)
         _note_failures(report, subject, measure, measurements)
         answered += report.total
+    return answered
+
+
+def _copies(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
+    """Alternate a canary without and with copies, under both loads."""
+    answered = 0
+    loads = (
+        (closed_plan(subject, _requests(subject, work), 2.0 * work.seconds), (m.UNCOPIED, m.COPIED), m.COPIES),
+        (_open_plan(subject, work), (m.UNCOPIED_P99, m.COPIED_P99), m.OPEN_COPIES),
+    )
+    for copies in (0.0, 1.0, 1.0, 0.0):
+        rayloop.start_rollout(copies=copies)
+        before = 0
+        for plan, names, counter in loads:
+            _wait_until_idle()
+            report, measure = load(plan), names[copies > 0.0]
+            measurements.add(NAME, measure, report.p99_ms if plan.rate else report.per_second)
+            _note_failures(report, subject, measure, measurements)
+            answered += report.total
+            if copies:
+                _wait_until_idle()
+                copied = rayloop.copied()
+                measurements.add(NAME, counter, (copied - before) / report.total)
+                before = copied
+        rayloop.abort_rollout()
     return answered
 
 

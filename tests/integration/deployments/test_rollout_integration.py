@@ -14,9 +14,10 @@ import ray
 from ray.dashboard.modules.serve.sdk import ServeSubmissionClient
 
 from cluster.errors import RolloutError
-from cluster.names import CHALLENGER, CHAMPION
+from cluster.names import CHALLENGER, CHAMPION, predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
+from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
 from deployments.analysis.evidence import ComparisonEvidence
 from deployments.rollout import serve_config
@@ -104,6 +105,44 @@ def test_shadow_challenger_answers_only_after_its_promotion(
     assert _evidence(rollout, versions.good).challenger.errors == 0
     assert load.failed == []
     assert registry.version_by_alias(MODEL, CHAMPION).version == versions.good.version
+
+
+def test_copies_pair_the_requests_that_the_champion_answers(
+    cluster: Settings, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    policy = FROZEN.model_copy(update={"steps": (0.05, 1.0), "copies": 1.0, "copy_cpus": 0.5})
+    with Load(str(http.base_url), TRUE_SLOPE, name="copies") as load:
+        ray.get(rollout.start.remote(versions.good, policy))
+        until(lambda: _evidence(rollout, versions.good).copies.requests > 100, "copies are seen")
+    assert load.failed == []
+    ray.get(rollout.pause.remote("measured"))
+    log_writer = connect_log_writer(MODEL, cluster)
+    ray.get(log_writer.flush.remote())
+    evidence = _evidence(rollout, versions.good)
+    assert evidence.paired.n > 2 * evidence.challenger.requests
+    assert evidence.copies.errors == 0
+    state = ray.get(rollout.status.remote()).state
+    rows = Tables(cluster).read(predictions_table(MODEL)).to_pylist()
+    copied = [row for row in rows if row["rollout"] == state.id and row["copied"] == "scored"]
+    assert len(copied) > 100
+    assert {(row["assigned"], row["variant"], row["version"], row["challenger_version"]) for row in copied} == {
+        ("champion", "champion", versions.champion.version, versions.good.version)
+    }
+    assert all(row["challenger_score"] is not None and row["challenger_latency_ms"] is None for row in copied)
+
+
+def test_challenger_that_fails_copies_is_aborted_without_failed_requests(
+    http: httpx.Client, versions: Versions, rollout
+) -> None:
+    policy = POLICY.model_copy(update={"steps": (0.001, 1.0), "copies": 1.0, "copy_cpus": 0.5})
+    with Load(str(http.base_url), TRUE_SLOPE, name="failing-copies") as load:
+        ray.get(rollout.start.remote(versions.failing, policy))
+        status = finished(rollout)
+    assert status.state.status == "aborted"
+    assert "failed" in status.state.reason
+    assert _evidence(rollout, versions.failing).copies.errors > 0
+    assert load.failed == []
+    assert set(load.outcomes) == {(200, "champion")}
 
 
 def test_bad_challenger_is_aborted_by_its_loss(
