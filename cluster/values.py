@@ -189,7 +189,7 @@ class Decision(Frozen):
     """Id of the rollout."""
     at: float
     """Wall-clock time, in seconds since the epoch."""
-    action: Literal["start", "hold", "advance", "drop", "promote", "abort", "pause", "resume", "rollback"]
+    action: Literal["start", "hold", "advance", "drop", "promote", "abort", "pause", "invalid", "resume", "rollback"]
     share: float
     """Each challenger's share of requests after the action, in [0, 1]."""
     reason: str

@@ -13,6 +13,8 @@ from cluster.values import Frozen
 from deployments.freeze_windows import FreezeWindow
 
 DefaultAction = Literal["hold", "abort", "advance"]
+EvidenceCheck = Literal["split", "variant", "scores", "requests", "duplicates", "coverage", "delay", "labels", "loss"]
+"""Checks of the evidence itself (deployments/analysis/validity/validity_checks.py)."""
 
 Test = Literal["quality", "early_quality", "error_rate", "error_ratio", "latency", "split"]
 """Tests that may stop a challenger (deployments/analysis/criteria.py, quality_test.py)."""
@@ -107,6 +109,10 @@ class RolloutPolicy(Frozen):
     alpha_parts: Literal["weighted", "equal"] = "weighted"
     """Parts of ``alpha`` that the tests spend to abort: most of it for quality, or equal ones, as in a rollout that
     began under release 0.2."""
+    validity_alpha: float = Field(default=0.01, gt=0.0, lt=0.5)
+    """Bound on the probability that sound evidence is ever called invalid; challengers share it."""
+    unchecked: tuple[EvidenceCheck, ...] = ()
+    """Checks of the evidence that are left out, such as "labels" where an answer changes what happens."""
     deadline_s: float = Field(default=3600.0, gt=0.0)
     """Seconds at one step without a decision after which ``on_undecided`` or ``no_data`` applies."""
     on_undecided: DefaultAction = "abort"
@@ -135,14 +141,15 @@ class RolloutPolicy(Frozen):
         return self
 
     def divide_alpha(self, initial_challengers: int) -> RolloutPolicy:
-        """The policy for each of several challengers: an equal part of alpha (Bonferroni).
+        """The policy for each of several challengers: an equal part of each error rate (Bonferroni).
 
         Args:
             initial_challengers: Challengers that the rollout started with.
         """
         if initial_challengers == 1:
             return self
-        return self.model_copy(update={"alpha": self.alpha / initial_challengers})
+        rates = {name: getattr(self, name) / initial_challengers for name in ("alpha", "validity_alpha")}
+        return self.model_copy(update=rates)
 
     def test_alpha(self, test: Test) -> float:
         """Error probability of a test that may abort: its part of alpha, of which tests that are off spend nothing."""

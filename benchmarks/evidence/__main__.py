@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.evidence import estimates, ladder, leak, quiet_year, rebuild
+from benchmarks.evidence import estimates, ladder, leak, quiet_year, rebuild, sabotage, split
 from benchmarks.evidence import rows as rows_to_harm
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
@@ -26,6 +26,9 @@ SECTIONS: dict[str, Callable[[bool, Callable[[str], None]], Iterable[Row]]] = {
     "estimates": estimates.rows,
     "rows": rows_to_harm.rows,
     "ladder": ladder.rows,
+    "sabotage": sabotage.rows,
+    "sound": sabotage.sound_rows,
+    "split": split.rows,
     "rebuild": rebuild.rows,
 }
 

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from cluster.values import Frozen
 from deployments.analysis.evidence import RolloutEvidence
-from deployments.analysis.sample_ratio import keys_by_share, log_e_split
 from deployments.analysis.sequential_tests import log_e_above, log_e_below, log_e_rate_ratio
 from deployments.rollout_policy import RolloutPolicy
 
@@ -122,21 +121,6 @@ def compare_latency(evidence: RolloutEvidence, policy: RolloutPolicy) -> Criteri
         missing_evidence=missing if lacks_evidence else "",
         figures=figures,
     )
-
-
-def check_split(evidence: RolloutEvidence, policy: RolloutPolicy, shares: tuple[float, ...]) -> CriterionResult:
-    """Was the traffic split as configured? If not, the challenger is not to blame, but nothing can be compared.
-
-    Args:
-        evidence: Evidence on one challenger.
-        policy: The rollout's policy.
-        shares: All shares that may have been configured (sample_ratio.possible_shares).
-    """
-    figures = {"log_e_split": log_e_split(evidence, shares)}
-    if figures["log_e_split"] < math.log(1.0 / policy.test_alpha("split")):
-        return CriterionResult(figures=figures)
-    counts = ", ".join(f"{b} of {a + b} keys at {share:.0%}" for share, (a, b) in keys_by_share(evidence).items())
-    return CriterionResult(missing_evidence=f"the split is broken: the challenger got {counts}", figures=figures)
 
 
 def _allowed_ms(champion_ms: float, policy: RolloutPolicy) -> float:

@@ -11,6 +11,7 @@ from deployments.analysis.clipped_differences import ClippedDifferences
 from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.predicted_moments import PredictedMoments
+from deployments.analysis.validity.validity_evidence import ValidityEvidence
 
 
 class ClusterStats(Additive):
@@ -143,6 +144,8 @@ class RolloutEvidence(Frozen):
     """The most that a replica of the challenger has grown by since it loaded, MiB."""
     expired_rows: int = 0
     """Rows whose labels did not arrive in time (paired_predictions.py)."""
+    validity: ValidityEvidence | None = None
+    """What the checks of the evidence need; None where no rows were collected."""
 
     @property
     def total(self) -> ComparisonEvidence:

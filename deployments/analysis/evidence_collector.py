@@ -24,9 +24,16 @@ from deployments.analysis.latency_samples import LatencyCollector
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.paired_predictions import Label, PairedPrediction, PairedPredictions
 from deployments.analysis.predicted_moments import PredictedMoments
+from deployments.analysis.validity.label_history import label_history
+from deployments.analysis.validity.validity_collector import SeenKeys, ValidityCollector
+from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Assignment, HeldOut
+from deployments.traffic_split import slice_start
 
 MAX_LABELS = 500_000
 """Labels kept for the join; beyond it the oldest are dropped."""
+
+SAMPLE_ROWS, SAMPLE_ROWS_OF_BATCH = 64, 8
+"""Rows that wait to be scored again: at most, and of one batch."""
 
 TIME_BUCKET_US = 2_000_000
 """Microseconds. Requests within one bucket may have failed of one cause: a stall, a restart, a lost connection."""
@@ -44,7 +51,7 @@ def evidence_columns(task: Task) -> tuple[str, ...]:
     assigned = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
     several = ("champion_share", "challenger_version", "copied")
-    return (*assigned, *timed, *several, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
+    return (*assigned, *timed, *several, name, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
 
 
 def _score_column(multiclass: bool) -> str:
@@ -52,18 +59,37 @@ def _score_column(multiclass: bool) -> str:
 
 
 class EvidenceCollector:
-    """Collects log rows and labels of one rollout into evidence. Only the newest label of a row counts."""
+    """Collects log rows and labels of one rollout into evidence. Only the newest label of a row counts.
 
-    def __init__(self, rollout: str, challengers: Sequence[str]) -> None:
-        self.rollout = rollout
-        self._collectors = {version: _PairwiseCollector(version) for version in challengers}
+    Args:
+        rollout: Id of the rollout.
+        challengers: Versions that it started with.
+        since_us: Rows from before this time are set aside, microseconds since the epoch.
+    """
+
+    def __init__(self, rollout: str, challengers: Sequence[str], since_us: int = 0) -> None:
+        self.rollout, self.since_us = rollout, since_us
+        self._seen_keys = SeenKeys()
+        self._sample: list[pa.Table] = []
+        starts = [slice_start(index, len(challengers)) for index in range(len(challengers))]
+        self._collectors = {
+            version: _PairwiseCollector(version, ValidityCollector(rollout, start))
+            for version, start in zip(challengers, starts, strict=True)
+        }
         self._labels: dict[str, Label] = {}
 
     def add_predictions(self, rows: pa.Table) -> None:
         """Add rows of the prediction log; rows of other rollouts and of testers are ignored."""
         rollout_rows = _without_forced(rows.filter(pc.fill_null(pc.equal(rows.column("rollout"), self.rollout), False)))
+        if self.since_us:
+            at_us = rollout_rows.column("at").cast(pa.int64())
+            rollout_rows = rollout_rows.filter(pc.greater_equal(at_us, self.since_us))
+        self._keep_sample(rollout_rows)
         for version, collector in self._collectors.items():
-            collector.add(_pairwise_shares(_with_keys(_for_challenger(rollout_rows, version))), self._labels)
+            collector.validity.check_assignment(_for_challenger(rollout_rows, version))
+        keyed = self._seen_keys.mark_first(_with_keys(rollout_rows))
+        for version, collector in self._collectors.items():
+            collector.add(_pairwise_shares(_for_challenger(keyed, version)), self._labels)
 
     def add_labels(self, rows: pa.Table) -> None:
         """Add rows of the label log."""
@@ -73,19 +99,58 @@ class EvidenceCollector:
             self._labels[id] = (at, label) if at >= known[0] else known
             for collector in self._collectors.values():
                 collector.pairs.add_label(id, self._labels[id])
+        newest = {id: self._labels[id] for id in rows["id"].to_pylist()}
+        for collector in self._collectors.values():
+            collector.validity.add_labels(list(newest.items()))
         while len(self._labels) > MAX_LABELS:
             del self._labels[next(iter(self._labels))]
 
-    def evidence(self, task: Task, metric: Metric = "loss") -> dict[str, RolloutEvidence]:
-        """Evidence so far, by challenger."""
-        return {version: collector.evidence(task, metric) for version, collector in self._collectors.items()}
+    def set_history(self, predictions: pa.Table, labels: pa.Table) -> None:
+        """Compute how labels came before the rollout, from the rows of both logs."""
+        mine = pc.fill_null(pc.equal(predictions.column("rollout"), self.rollout), False)
+        begin = pc.min(predictions.filter(mine).column("at"))
+        before = predictions.filter(pc.less(predictions.column("at"), begin) if begin.is_valid else pc.invert(mine))
+        history = label_history(before, labels)
+        for collector in self._collectors.values():
+            collector.validity.history = history
+
+    def take_sample(self) -> pa.Table | None:
+        """Take the rows that were kept to be scored again, with their features; None without any."""
+        sample, self._sample = self._sample, []
+        return pa.concat_tables(sample) if sample else None
+
+    def add_lost(self, requests: Mapping[Assignment, int]) -> None:
+        """Count requests that were answered and not logged."""
+        for assignment, count in requests.items():
+            for version, collector in self._collectors.items():
+                mine = assignment.assigned == CHAMPION or assignment.challenger_version == version
+                if assignment.rollout == self.rollout and mine:
+                    collector.validity.add_lost(assignment, count)
+
+    def _keep_sample(self, rows: pa.Table) -> None:
+        """Keep the first rows of a batch, as it comes from a replica; rows of the tables come without features."""
+        room = SAMPLE_ROWS - sum(table.num_rows for table in self._sample)
+        if rows.num_rows and room > 0 and "features" in rows.column_names:
+            self._sample.append(rows.slice(0, min(room, SAMPLE_ROWS_OF_BATCH)))
+
+    def evidence(
+        self, task: Task, metric: Metric = "loss", held_out: HeldOut = NOTHING_HELD_OUT
+    ) -> dict[str, RolloutEvidence]:
+        """Evidence so far, by challenger.
+
+        Args:
+            task: Task of the model.
+            metric: Cost of a prediction.
+            held_out: The champion's figures on held-out rows.
+        """
+        return {version: collector.evidence(task, metric, held_out) for version, collector in self._collectors.items()}
 
 
 class _PairwiseCollector:
     """Statistics of one challenger and the champion."""
 
-    def __init__(self, version: str) -> None:
-        self._version = version
+    def __init__(self, version: str, validity: ValidityCollector) -> None:
+        self._version, self.validity = version, validity
         self._stats: dict[tuple[float, str], VariantStats] = defaultdict(VariantStats)
         self._keys: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
         self._time_buckets: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
@@ -108,8 +173,9 @@ class _PairwiseCollector:
             failed = pc.and_(_failure_mask(scored, CHALLENGER), pc.invert(_is_unanswered(scored)))
             self._add_clusters(share, _COPIES, scored, failed)
         self._add_pairs(_scored_by(rollout_rows, self._version), labels)
+        self.validity.add(_own_scores(rollout_rows, self._version), labels)
 
-    def evidence(self, task: Task, metric: Metric) -> RolloutEvidence:
+    def evidence(self, task: Task, metric: Metric, held_out: HeldOut) -> RolloutEvidence:
         labeled: dict[float, list[tuple[PairedPrediction, float]]] = defaultdict(list)
         for pair, label in self.pairs.labeled_pairs():
             labeled[pair.share].append((pair, label))
@@ -126,7 +192,10 @@ class _PairwiseCollector:
         # In the sum over the shares, each key that occurred at several of them counts once.
         total = sum(by_share.values(), ComparisonEvidence())
         overall = self._complete(total, _ALL_SHARES, _compare_losses(task, metric, joined))
-        return RolloutEvidence(by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows)
+        validity = self.validity.evidence(task, held_out)
+        return RolloutEvidence(
+            by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows, validity=validity
+        )
 
     def _complete(self, total: ComparisonEvidence, scope: float, losses: ComparisonEvidence) -> ComparisonEvidence:
         challenger = self._with_clusters(total.challenger, scope, CHALLENGER)
@@ -207,6 +276,17 @@ def _scored_by(rows: pa.Table, version: str) -> pa.Table:
     if "challenger_version" not in rows.column_names:
         return rows
     return rows.filter(pc.fill_null(pc.equal(rows.column("challenger_version"), version), True))
+
+
+def _own_scores(rows: pa.Table, version: str) -> pa.Table:
+    """Drop the scores, not the rows, of another challenger that was sent copies of the champion's requests."""
+    if "challenger_version" not in rows.column_names:
+        return rows
+    own = pc.fill_null(pc.equal(rows.column("challenger_version"), version), True)
+    name = f"{CHALLENGER}_{_score_column('champion_probabilities' in rows.column_names)}"
+    scores = rows.column(name)
+    masked = pc.if_else(own, scores, pa.scalar(None, scores.type))
+    return rows.set_column(rows.column_names.index(name), name, masked)
 
 
 def _copies(rows: pa.Table) -> pa.Table:

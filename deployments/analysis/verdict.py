@@ -9,23 +9,25 @@ errors   Does the challenger fail more than ``max_error_rate`` of the requests t
 quality  Is its mean loss, or its share of mistakes, above the champion's on the same rows; is it below (1 + margin)
          times the champion's? (quality_test.py)
 latency  Is a quantile of its time in the predictor beyond the champion's, with margin and floor? (latency_histogram.py)
-split    Was the traffic split as configured? (sample_ratio.py)
 memory   Did the memory of a replica grow beyond its limit?
 
-*Worse* (a regression by any criterion): abort. *Not worse* (quality within the margin and errors below their limit,
-both shown; the step has its minimum counts; the split is sound): advance. A challenger that is a little worse, within
-the margin, gets whichever is shown first. Otherwise *undecided*: hold until the step's deadline, then act as the policy
-declares. Absence of evidence of harm never advances a rollout; evidence of absence does. Latency alone advances
-nothing, and need not be shown unless the policy says so: see docs/decisions/0013.
+*Worse* (a regression by any criterion): abort. *Invalid* (a check of the evidence fails, validity/validity_checks.py):
+the rollout pauses, and no version is blamed. The error rate's limit, latency and memory are judged before that: they
+need neither labels nor the split. Errors of both variants and quality are judged on sound evidence only; they wait
+while a check is not settled. *Not worse* (quality within the margin and errors below their limit, both shown; the step
+has its minimum counts): advance. A challenger that is a little worse, within the margin, gets whichever is shown first.
+Otherwise *undecided*: hold until the step's deadline, then act as the policy declares, but for evidence that may be
+invalid, which holds. Absence of evidence of harm never advances a rollout; evidence of absence does. Latency alone
+advances nothing, and need not be shown unless the policy says so: see docs/decisions/0013.
 
 Error probabilities of the verdict, over all looks together. A challenger that is no worse than the champion, and within
-the limits, is aborted or held for a broken split with probability <= alpha: each test spends a part of it, quality the
-most (RolloutPolicy.test_alpha). One beyond margin or limit advances with probability <= alpha: to advance, all tests
-must reject at alpha. The bounds are exact for errors, accuracy, latency, the split, and the clipped losses of the first
-rows, where each key comes once; those on loss are asymptotic in ``min_labeled``, and all are asymptotic in the number
-of keys where keys repeat. Each of several challengers is
-judged separately, with an equal part of alpha: the bounds hold for all of them together (multi_challenger.py).
-Evidence is summed over the steps; each step must add its own minimum.
+the limits, is aborted with probability <= alpha: each test spends a part of it, quality the most
+(RolloutPolicy.test_alpha). One beyond margin or limit advances with probability <= alpha: to advance, all tests must
+reject at alpha. Sound evidence is called invalid with probability <= ``validity_alpha``. The bounds are exact for
+errors, accuracy, latency, the split, and the clipped losses of the first rows, where each key comes once; those on loss
+are asymptotic in ``min_labeled``, and all are asymptotic in the number of keys where keys repeat. Each of several
+challengers is judged separately, with an equal part of alpha: the bounds hold for all of them together
+(multi_challenger.py). Evidence is summed over the steps; each step must add its own minimum.
 """
 
 from __future__ import annotations
@@ -36,36 +38,43 @@ from cluster.values import Frozen
 from deployments.analysis import criteria
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, pairwise_share
 from deployments.analysis.quality_test import compare_quality, format_costs
-from deployments.analysis.sample_ratio import possible_shares
-from deployments.rollout_policy import RolloutPolicy
+from deployments.analysis.sample_ratio import format_keys, log_e_first_keys, log_e_split, possible_shares
+from deployments.analysis.validity.check_result import CheckResult
+from deployments.analysis.validity.validity_checks import ValidityResult, check_validity
+from deployments.analysis.validity.validity_evidence import ValidityEvidence
+from deployments.rollout_policy import EvidenceCheck, RolloutPolicy
 
-_CRITERIA = (
-    criteria.check_memory_growth, criteria.check_error_rate, criteria.compare_error_rates, compare_quality,
-    criteria.compare_latency,
-)  # fmt: skip
+_LIMITS = (criteria.check_memory_growth, criteria.check_error_rate, criteria.compare_latency)
+_COMPARISONS = (criteria.compare_error_rates, compare_quality)
+"""Criteria that only sound evidence can meet or fail."""
 
 
 class Verdict(Frozen):
     """Verdict on one challenger."""
 
-    kind: Literal["advance", "hold", "abort"]
+    kind: Literal["advance", "hold", "abort", "invalid"]
     reason: str
     """A sentence with the figures."""
     figures: dict[str, float]
     """The figures by name; the journal and dashboards keep these names."""
     remark: str = ""
     """Why it holds, in a few words without figures, where a person should know; else empty."""
+    check: EvidenceCheck | None = None
+    """Which check of the evidence failed; None unless the verdict is "invalid"."""
+    compared: bool = False
+    """Whether an abort is based on a comparison of both variants, which invalid evidence makes void."""
 
 
 class RolloutDecision(Frozen):
     """Decision over all challengers of a rollout (multi_challenger.py); fields as in Verdict."""
 
-    kind: Literal["advance", "hold", "drop", "abort"]
+    kind: Literal["advance", "hold", "drop", "abort", "invalid"]
     versions: tuple[str, ...]
     """Versions that advance, or the one that is dropped."""
     reason: str
     figures: dict[str, float]
     remark: str = ""
+    check: EvidenceCheck | None = None
 
 
 def judge(
@@ -89,26 +98,50 @@ def judge(
     policy, at_share = policy.divide_alpha(n_initial), pairwise_share(share, 1.0 - n_active * share)
     total, step = evidence.total, evidence.at_share(at_share)
     evidence = evidence.model_copy(update={"overall": total})
-    split = criteria.check_split(evidence, policy, possible_shares(policy.steps, n_initial))
-    results = [split, *(check(evidence, policy) for check in _CRITERIA)]
-    figures = _count_figures(total, step) | {"given_up": float(evidence.expired_rows)}
-    for result in results:
+    validity = _check_validity(evidence, policy, possible_shares(policy.steps, n_initial))
+    limits, comparisons = ([check(evidence, policy) for check in checks] for checks in (_LIMITS, _COMPARISONS))
+    figures = _count_figures(total, step) | {"given_up": float(evidence.expired_rows)} | validity.figures
+    for result in (*limits, *comparisons):
         figures |= result.figures
-    for result in results:
-        if result.regression:
-            return Verdict(kind="abort", reason=result.regression, figures=figures)
-    too_few, broken = _missing_counts(step, at_share, policy), split.missing_evidence
-    missing = broken or too_few or next((r.missing_evidence for r in results if r.missing_evidence), "")
+    if harm := next((result.regression for result in limits if result.regression), ""):
+        return Verdict(kind="abort", reason=harm, figures=figures)
+    if validity.failed is not None:
+        return _invalid(validity.failed, figures)
+    unsettled = validity.suspicious or validity.unproven
+    worse = next((result.regression for result in comparisons if result.regression), "")
+    if worse and not unsettled:
+        return Verdict(kind="abort", reason=worse, figures=figures, compared=True)
+    too_few = _missing_counts(step, at_share, policy)
+    missing = (
+        too_few or unsettled or next((r.missing_evidence for r in (*limits, *comparisons) if r.missing_evidence), "")
+    )
     if not missing:
         return Verdict(kind="advance", reason=_advance_reason(total, policy), figures=figures)
-    remark = "broken split" if broken else ""
     if step_age_s < policy.deadline_s:
-        return Verdict(kind="hold", reason=f"undecided at {share:.0%}: {missing}", figures=figures, remark=remark)
+        return Verdict(kind="hold", reason=f"undecided at {share:.0%}: {missing}", figures=figures)
     default = policy.no_data if too_few else policy.on_undecided
-    if default == "advance" and broken:
-        default = "hold"
+    if validity.suspicious:
+        reason = f"past the deadline at {share:.0%}, held: {validity.suspicious}"
+        return Verdict(kind="hold", reason=reason, figures=figures, remark="evidence may be invalid")
     reason = f"still undecided at {share:.0%} after {policy.deadline_s:.0f} s ({missing}): {default} by policy"
-    return Verdict(kind=default, reason=reason, figures=figures, remark=remark)
+    return Verdict(kind=default, reason=reason, figures=figures)
+
+
+def _check_validity(evidence: RolloutEvidence, policy: RolloutPolicy, shares: tuple[float, ...]) -> ValidityResult:
+    """Check the evidence; where no rows were collected, the split alone, by the keys of each step."""
+    labeled = evidence.total.paired.n
+    if evidence.validity is None:
+        return check_validity(ValidityEvidence(), policy, log_e_split(evidence, shares), format_keys(evidence), labeled)
+    split = log_e_first_keys(evidence.validity.first_keys, len(shares))
+    return check_validity(evidence.validity, policy, split, format_keys(evidence), labeled)
+
+
+def _invalid(failed: CheckResult, figures: dict[str, float]) -> Verdict:
+    rows = f"; see rows {', '.join(failed.ids)}" if failed.ids else ""
+    reason = f"the evidence is invalid ({failed.check}): {failed.finding}{rows}"
+    return Verdict(
+        kind="invalid", reason=reason, figures=figures, remark=f"invalid: {failed.check}", check=failed.check
+    )
 
 
 def _missing_counts(step: ComparisonEvidence, share: float, policy: RolloutPolicy) -> str:

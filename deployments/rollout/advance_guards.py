@@ -1,6 +1,6 @@
 """Guards that turn a decision into a hold: bake time, freeze windows, a dry run. Pure.
 
-Only a dry run prevents an abort.
+Only a dry run prevents an abort; nothing prevents the pause of an invalid rollout.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def apply_guards(
     Returns:
         The decision, or a hold whose reason names the guard and the decision.
     """
-    if policy.dry_run and decision.kind != "hold":
+    if policy.dry_run and decision.kind not in ("hold", "invalid"):
         action = _intended_action(decision, policy, share)
         return hold_decision(decision, f"dry run, would {action}: {decision.reason}", f"dry run: {action}")
     if decision.kind != "advance":

@@ -32,12 +32,15 @@ from cluster.actors import end_actor, get_or_create
 from cluster.errors import CallTimeout, RolloutError, WriterReplaced
 from cluster.limits import STORE_S, in_thread, within
 from cluster.names import rollout_actor
+from cluster.persistent_gauge import PersistentGauge
 from cluster.row_losses import check_metric
 from cluster.settings import Settings
 from cluster.storage.claims import Claim
 from cluster.storage.tables import Tables
+from cluster.times import epoch_microseconds
 from cluster.values import Decision, Frozen, ModelVersion, Task
 from deployments.analysis.evidence import RolloutEvidence
+from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT
 from deployments.analysis.verdict import Verdict
 from deployments.rollout import state_machine, webhook_client
 from deployments.rollout.advance_guards import hold_decision
@@ -45,6 +48,7 @@ from deployments.rollout.approvals import Approvals
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.multi_challenger import decide, judge_all
 from deployments.rollout.reconciler import Reconciler
+from deployments.rollout.score_checker import ScoreChecker
 from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout.state_machine import Command, RolloutState
 from deployments.rollout_policy import RolloutPolicy
@@ -103,12 +107,17 @@ class RolloutController:
         self._journal = RolloutJournal(model, Tables(settings))
         self._reconciler = Reconciler(model, settings)
         self._log_writer = connect_log_writer(model, settings)
+        self._score_checker = ScoreChecker(settings, self._reconciler.version)
         self._approvals = Approvals(self._report)
         self._turn = asyncio.Lock()
         self._evidence: dict[str, RolloutEvidence] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._options = ServingOptions()
         self._task: Task | None = None
+        self._held_out = NOTHING_HELD_OUT
+        self._invalid = PersistentGauge(
+            "rayloop_rollout_invalid", "1 while this check of a rollout's evidence has failed.", ("model", "check")
+        )
         self._pending_notifications: list[Decision] = []
         self._pass_failures = Counter("rayloop_rollout_pass_failures", "Passes that failed.", ("model",))
         self._state: RolloutState | None = None
@@ -145,13 +154,14 @@ class RolloutController:
             champion = (await self._reconciler.champion()).version
             task = await self._reconciler.task(champion)
             check_metric(task, policy.metric)
+            held_out = await self._reconciler.held_out(champion)
             name = f"{self._model}-{'-'.join(versions)}-{uuid4().hex[:8]}"
             state = state_machine.begin(name, self._model, champion, versions, policy, time.time())
             decision = state_machine.journal_entry(state, "start", state.since, {})
             self._approvals.reset()
             if refusal := await self._approvals.objection(state, decision):
                 raise RolloutError("rollout.not_approved", model=self._model, refusal=refusal)
-            self._options, self._task = options or ServingOptions(), task
+            self._options, self._task, self._held_out = options or ServingOptions(), task, held_out
             self._evidence, self._verdicts = {}, {}
             await self._record(state, decision)
             await self._reconcile()
@@ -175,7 +185,10 @@ class RolloutController:
         return await self._command("pause", reason, rollout=rollout)
 
     async def resume(self, reason: str = "by hand", *, rollout: str = "") -> RolloutStatus:
-        """Continue after a pause, or open the gate at which the rollout waits."""
+        """Continue after a pause, or open the gate at which the rollout waits.
+
+        After an invalid rollout, the evidence from before is set aside.
+        """
         return await self._command("resume", reason, rollout=rollout)
 
     async def abort(self, reason: str = "by hand", version: str = "", *, rollout: str = "") -> RolloutStatus:
@@ -324,6 +337,7 @@ class RolloutController:
             await asyncio.sleep(self._state.policy.poll_s if self._state is not None else 1.0)
 
     async def _pass(self) -> None:
+        self._export_invalid()
         if not self._applied:
             await self._reconcile()
         if self._state is None or not self._state.active:
@@ -332,6 +346,11 @@ class RolloutController:
         # Each iteration drops one challenger, or is the last.
         while self._state.active and await self._step(self._state) == "drop":
             pass
+
+    def _export_invalid(self) -> None:
+        self._invalid.clear()
+        if self._state is not None and self._state.status == "invalid":
+            self._invalid.set(1.0, {"model": self._model, "check": self._state.check})
 
     async def _step(self, before: RolloutState) -> str:
         """Take the step that the verdicts ask for. Returns the action; empty if an abort goes first."""
@@ -352,8 +371,10 @@ class RolloutController:
 
     async def _refresh_evidence(self, state: RolloutState, step_age_s: float) -> None:
         if self._task is None:
+            self._held_out = await self._reconciler.held_out(state.champion)
             self._task = await self._reconciler.task(state.champion)
-        arguments = (state.id, state.initial_challengers, self._task, state.policy.metric)
+        rows = (self._held_out, epoch_microseconds(state.evidence_since))
+        arguments = (state.id, state.initial_challengers, self._task, state.policy.metric, *rows)
         try:
             evidence: dict[str, RolloutEvidence] = await within(
                 EVIDENCE_S, "the log writer", self._log_writer.evidence.remote(*arguments)
@@ -361,8 +382,9 @@ class RolloutController:
         except RayActorError:
             self._log_writer = connect_log_writer(self._model, self._settings)
             raise
+        self._score_checker.poll(self._log_writer, state)
         # What arrives after a challenger was dropped is not evidence about it.
-        self._evidence |= {version: evidence[version] for version in state.challengers}
+        self._evidence |= self._score_checker.annotate({version: evidence[version] for version in state.challengers})
         self._verdicts |= judge_all(state, self._evidence, step_age_s)
 
     async def _record_hold(self, state: RolloutState, decision: Decision) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pyarrow as pa
+from pydantic import Field
 
 from cluster.names import journal_table
 from cluster.storage.tables import Tables
@@ -40,6 +41,8 @@ class _Row(Stored, stored_as="rollout journal entry"):
     challenger: str
     evidence: str
     policy: str | None = None
+    schema_version: int = Field(default=3, ge=1)
+    """3 has the action "invalid". Other entries are written as 2: the release before reads a journal without it."""
     sequence: int | None = None
     """Position in the journal, from 1. Rows of 0.1 lack it: they come first, in the order of ``at``."""
 
@@ -87,7 +90,8 @@ class RolloutJournal:
             sequence=newest + 1,
         )
         # Adds the columns that a table of an earlier release lacks.
-        rows = pa.Table.from_pylist([row.model_dump()], _SCHEMA)
+        version = 3 if row.action == "invalid" else 2
+        rows = pa.Table.from_pylist([row.model_dump() | {"schema_version": version}], _SCHEMA)
         self._tables.append(self._name, rows, key=f"{self._epoch}:{row.sequence}", evolve=True)
         self._newest = newest + 1
 

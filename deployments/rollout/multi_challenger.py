@@ -51,18 +51,27 @@ def decide(state: RolloutState, verdicts: VerdictByVersion, evidence: EvidenceBy
     kinds = {verdict.kind for verdict in on_trial.values()}
     if len(state.initial_challengers) == 1:
         (verdict,) = on_trial.values()
-        return RolloutDecision(versions=state.challengers, **verdict.model_dump())
+        return RolloutDecision(versions=state.challengers, **verdict.model_dump(exclude={"compared"}))
+    invalid = {version: verdict for version, verdict in on_trial.items() if verdict.kind == "invalid"}
+    if invalid and not any(verdict.kind == "abort" and not verdict.compared for verdict in on_trial.values()):
+        # Labels and rows of one challenger are those of the others: a comparison with the champion is void.
+        check = next(verdict.check for verdict in invalid.values())
+        return _combine("invalid", invalid).model_copy(update={"check": check})
     if kinds == {"abort"}:
         return _combine("abort", on_trial)
     if "abort" in kinds:
-        worst = next(version for version, verdict in on_trial.items() if verdict.kind == "abort")
+        aborts = [version for version, verdict in on_trial.items() if verdict.kind == "abort"]
+        # Beside an invalid verdict, only harm that needs no comparison counts.
+        worst = next((version for version in aborts if not on_trial[version].compared), aborts[0])
         return _combine("drop", {worst: on_trial[worst]})
     if "hold" in kinds:
         return _combine("hold", on_trial)
     return _choose_best(state, on_trial, evidence) if state.chooses_next else _combine("advance", on_trial)
 
 
-def _combine(kind: Literal["advance", "hold", "drop", "abort"], verdicts: VerdictByVersion) -> RolloutDecision:
+def _combine(
+    kind: Literal["advance", "hold", "drop", "abort", "invalid"], verdicts: VerdictByVersion
+) -> RolloutDecision:
     """Join the reasons of several verdicts; prefix their figures with the version."""
     return RolloutDecision(
         kind=kind,

@@ -14,6 +14,7 @@ from cluster.names import CHALLENGER, CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion, Task
+from deployments.analysis.validity.validity_evidence import HeldOut
 from deployments.inference.predictor import fetch_bundle
 from deployments.rollout.serve_config import ServingOptions, connect_config_writer
 from deployments.rollout.state_machine import RolloutState
@@ -67,6 +68,10 @@ class Reconciler:
         """Return the prediction task of a champion."""
         return await in_thread(_BUNDLE_S, f"the bundle of v{champion}", self._read_task, champion)
 
+    async def held_out(self, champion: str) -> HeldOut:
+        """Return what the registry says of a champion on held-out rows."""
+        return await in_thread(_BUNDLE_S, f"the bundle of v{champion}", self._read_held_out, champion)
+
     async def reconcile(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
         """Apply a state to Serve and the aliases.
 
@@ -116,7 +121,8 @@ class Reconciler:
         config: ServerConfig | None = await self._ask(STORE_S, "current_config", self._model)
         return config
 
-    async def _version(self, version: str) -> ModelVersion:
+    async def version(self, version: str) -> ModelVersion:
+        """Look a version up by its number."""
         return await in_thread(STORE_S, "MLflow", self._registry.version, self._model, version)
 
     async def _apply_split(self, state: RolloutState, options: ServingOptions) -> dict[str, str]:
@@ -125,7 +131,7 @@ class Reconciler:
         # The controller, or what it writes to, failed after the traffic was off.
         if halt and (halted := [version for version in state.challengers if version in halt.versions]):
             return dict.fromkeys(halted, halt.reason)
-        versions = [await self._version(version) for version in state.challengers]
+        versions = [await self.version(version) for version in state.challengers]
         refusals = await asyncio.gather(*(self._start(state, version, options) for version in versions))
         if any(refusals):
             return {v.version: refusal for v, refusal in zip(versions, refusals, strict=True) if refusal}
@@ -165,7 +171,7 @@ class Reconciler:
             # Not looked up: it gets the traffic back although MLflow does not answer.
             version = config.champion
         else:
-            version = await self._version(champion)
+            version = await self.version(champion)
         if config is not None:
             await self._ask(_CHANGE_S, "set_champion", version, self.epoch)
         await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, (), self.epoch)
@@ -174,4 +180,10 @@ class Reconciler:
         await in_thread(STORE_S, "MLflow", self._registry.clear_alias, self._model, CHALLENGER, self.epoch)
 
     def _read_task(self, champion: str) -> Task:
-        return Manifest.load(fetch_bundle(self._registry.version(self._model, champion), self._settings)).task
+        return self._manifest(champion).task
+
+    def _read_held_out(self, champion: str) -> HeldOut:
+        return HeldOut.from_metrics(self._manifest(champion).metrics)
+
+    def _manifest(self, champion: str) -> Manifest:
+        return Manifest.load(fetch_bundle(self._registry.version(self._model, champion), self._settings))

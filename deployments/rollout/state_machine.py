@@ -2,12 +2,16 @@
 
 running ──advance──▶ running at the next share … ──advance at 100 %──▶ promoted
  │  │ ▲                                                                  ▲
- │ pause (by hand), or a gate is reached; resume        promote ─────────┘ (by hand, at any share)
+ │ pause (by hand), a gate is reached, or               promote ─────────┘ (by hand, at any share)
+ │  │ │ the evidence is invalid; resume (by hand)
  │  ▼ │
- │ paused, waiting
+ │ paused, waiting, invalid
  └──abort (by hand, by evidence, or because no challenger can be served), from any of these──▶ aborted
 
 promoted, aborted ──roll back──▶ rolled back: an earlier champion answers again
+
+An invalid rollout stays at its step: nothing advances, no deadline runs, and a challenger is aborted only for harm that
+its own requests show. A person resumes it; the evidence from before is then set aside.
 
 Several challengers share a step equally, and advance together. One that is worse is dropped: its part goes to the
 champion, and the step restarts for the others. At the last step before 100% one is chosen. An advance that leaves a
@@ -29,12 +33,14 @@ from deployments.rollout.advance_guards import apply_guards
 from deployments.rollout_policy import RolloutPolicy
 from deployments.traffic_split import slice_start
 
-Status = Literal["running", "paused", "waiting", "promoted", "aborted", "rolled back"]
+Status = Literal["running", "paused", "waiting", "invalid", "promoted", "aborted", "rolled back"]
 Command = Literal["pause", "resume", "abort", "promote"]
 
 _END_STATUS: dict[str, Status] = {"promote": "promoted", "abort": "aborted", "rollback": "rolled back"}
 _GATE = "gate"
 """Key, in a journal entry's figures, of the share at which a gate paused the rollout."""
+_CHECK = "invalid_"
+"""Prefix of the key, in a journal entry's figures, that names the check of the evidence that failed."""
 
 
 class RolloutState(Frozen):
@@ -65,11 +71,15 @@ class RolloutState(Frozen):
     """Step whose gate a person has opened; -1 for none."""
     remark: str = ""
     """Why the rollout holds, as last journaled."""
+    check: str = ""
+    """Which check of the evidence failed; empty once a person has resumed the rollout."""
+    evidence_since: float = 0.0
+    """Rows from before are set aside, seconds since the epoch: a person resumed an invalid rollout then."""
 
     @property
     def active(self) -> bool:
         """Whether the rollout has not ended."""
-        return self.status in ("running", "paused", "waiting")
+        return self.status in ("running", "paused", "waiting", "invalid")
 
     @property
     def answering_version(self) -> str:
@@ -77,7 +87,7 @@ class RolloutState(Frozen):
         return self.challengers[0] if self.status == "promoted" else self.champion
 
     def step_age_s(self, now: float) -> float:
-        """Seconds at this step that count toward its deadline: 0 while the rollout is paused or waits at a gate."""
+        """Seconds at this step that count toward its deadline: 0 unless the rollout runs."""
         return now - self.since if self.status == "running" else 0.0
 
     def bake_left_s(self, now: float) -> float:
@@ -153,7 +163,8 @@ def begin(
 def apply_decision(state: RolloutState, decision: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
     """Apply a decision on the evidence.
 
-    A rollout that is paused or waits at a gate does not advance, but challengers that are worse are still dropped.
+    A rollout that is paused, waits at a gate or is invalid does not advance, but challengers that are worse are still
+    dropped.
 
     Args:
         state: State before the decision.
@@ -163,9 +174,13 @@ def apply_decision(state: RolloutState, decision: RolloutDecision, now: float) -
     Returns:
         The state after it and its journal entry; the action "hold" changes nothing.
     """
+    if decision.kind == "invalid" and state.active and not state.check:
+        return _invalidate(state, decision, now)
     if state.status == "running" or decision.kind in ("abort", "drop"):
         decision = apply_guards(decision, state.policy, state.share, state.bake_left_s(now), now)
-    if not state.active or decision.kind == "hold" or (state.status != "running" and decision.kind == "advance"):
+    if not state.active or decision.kind in ("hold", "invalid"):
+        return _hold(state, decision, now)
+    if state.status != "running" and decision.kind == "advance":
         return _hold(state, decision, now)
     if decision.kind == "abort":
         return _end(state, "aborted", decision.reason, now, decision.figures)
@@ -200,6 +215,12 @@ def drop_challenger(
         return _end(state, "aborted", reason, now, figures)
     after = _remove_challenger(state, version, reason, now)
     return after, journal_entry(after.model_copy(update={"reason": reason}), "drop", now, figures, (version,))
+
+
+def _invalidate(state: RolloutState, decision: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
+    update = {"reason": decision.reason, "remark": decision.remark, "check": decision.check or ""}
+    after = state.model_copy(update={"status": "invalid", "since": now} | update)
+    return after, journal_entry(after, "invalid", now, decision.figures | {f"{_CHECK}{decision.check}": 1.0})
 
 
 def _hold(state: RolloutState, decision: RolloutDecision, now: float) -> tuple[RolloutState, Decision]:
@@ -331,6 +352,9 @@ def _replay_entry(state: RolloutState, entry: Decision) -> RolloutState:
         return _remove_challenger(state, entry.challengers[0], entry.reason, entry.at)
     if entry.action == "pause" and _GATE in entry.evidence:
         update |= {"status": "waiting", "since": entry.at}
+    elif entry.action == "invalid":
+        check = next((name.removeprefix(_CHECK) for name in entry.evidence if name.startswith(_CHECK)), "")
+        update |= {"status": "invalid", "since": entry.at, "check": check, "remark": f"invalid: {check}"}
     elif entry.action in ("pause", "resume"):
         state = _pause_or_resume(state, entry.action, entry.at)
     elif status := _END_STATUS.get(entry.action):
@@ -356,8 +380,13 @@ def _pause_or_resume(state: RolloutState, command: str, now: float) -> RolloutSt
     """Pause or resume. The step's time toward its deadline restarts."""
     if command == "pause":
         return state.model_copy(update={"status": "paused", "since": now})
-    opened_step = state.step if state.status == "waiting" else state.opened_step
-    return state.model_copy(update={"status": "running", "since": now, "opened_step": opened_step})
+    update: dict[str, Any] = {"status": "running", "since": now}
+    if state.status == "waiting":
+        update |= {"opened_step": state.step}
+    if state.check:
+        # What was wrong may be in all of it.
+        update |= {"check": "", "remark": "", "evidence_since": now}
+    return state.model_copy(update=update)
 
 
 def _end(

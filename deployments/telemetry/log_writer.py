@@ -33,8 +33,9 @@ from cluster.storage.tables import Tables
 from cluster.values import Task
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.evidence_collector import EvidenceCollector, evidence_columns
+from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Assignment, HeldOut
 from deployments.telemetry.lost_rows import LostRows
-from deployments.telemetry.prediction_log import from_ipc
+from deployments.telemetry.prediction_log import from_ipc, to_ipc
 
 COMMIT_EVERY_S = 2.0
 MAX_KNOWN_BATCHES = 100_000
@@ -116,7 +117,13 @@ class LogWriter:
             await asyncio.shield(commit_future)
 
     async def evidence(
-        self, rollout: str, challengers: tuple[str, ...], task: Task, metric: Metric = "loss"
+        self,
+        rollout: str,
+        challengers: tuple[str, ...],
+        task: Task,
+        metric: Metric = "loss",
+        held_out: HeldOut = NOTHING_HELD_OUT,
+        since_us: int = 0,
     ) -> dict[str, RolloutEvidence]:
         """Return the current evidence on each challenger of a rollout.
 
@@ -125,24 +132,37 @@ class LogWriter:
             challengers: Versions that it started with.
             task: Prediction task of the model.
             metric: Cost of a prediction.
+            held_out: The champion's figures on held-out rows.
+            since_us: Rows from before are set aside, microseconds since the epoch.
 
         Returns:
             Evidence by challenger version.
         """
         await self._ready()
-        if self._rollout is None or self._rollout.rollout != rollout:
+        if self._rollout is None or (self._rollout.rollout, self._rollout.since_us) != (rollout, since_us):
             # Between reading the tables and adding the pending batches, no batch may move from one to the other.
             async with self._committing():
                 # What got no clear answer may be in the tables already.
                 await self._append_commits()
-                collector = await in_thread(_READ_S, "the log", self._rebuild_evidence, rollout, challengers, task)
+                new = EvidenceCollector(rollout, challengers, since_us)
+                collector = await in_thread(_READ_S, "the log", self._rebuild_evidence, new, task)
                 for batch in self._pending:
                     _add_batch(collector, batch)
                 self._rollout = collector
         return {
             version: evidence.model_copy(update={"memory_growth_mib": self._memory_growth.get((rollout, version), 0.0)})
-            for version, evidence in self._rollout.evidence(task, metric).items()
+            for version, evidence in self._rollout.evidence(task, metric, held_out).items()
         }
+
+    async def take_sample(self, rollout: str) -> bytes:
+        """Take a few new rows of a rollout, to be scored again, as an Arrow IPC stream; empty without any."""
+        sample = self._rollout.take_sample() if self._rollout and self._rollout.rollout == rollout else None
+        return to_ipc(sample) if sample is not None else b""
+
+    async def record_lost_requests(self, requests: dict[Assignment, int]) -> None:
+        """Count requests that a replica answered and could not log; the evidence is checked for more in one variant."""
+        if self._rollout is not None:
+            self._rollout.add_lost(requests)
 
     async def record_memory_growth(self, rollout: str, version: str, mib: float) -> None:
         """Record by how many MiB a replica of a rollout's challenger has grown; the largest value counts."""
@@ -259,15 +279,22 @@ class LogWriter:
         self._lost.record_written(commit.kind, rows.column("batch"))
         return None
 
-    def _rebuild_evidence(self, rollout: str, challengers: tuple[str, ...], task: Task) -> EvidenceCollector:
-        collector = EvidenceCollector(rollout, challengers)
-        if self._tables.exists(self._names["predictions"]):
-            present = self._tables.columns(self._names["predictions"])
-            columns = [name for name in evidence_columns(task) if name in present]
-            collector.add_predictions(self._tables.read(self._names["predictions"], columns=columns))
-        if self._tables.exists(self._names["labels"]):
-            collector.add_labels(self._tables.read(self._names["labels"], columns=("id", "label", "received")))
+    def _rebuild_evidence(self, collector: EvidenceCollector, task: Task) -> EvidenceCollector:
+        columns = {"predictions": evidence_columns(task), "labels": ("id", "label", "received")}
+        logs = {
+            kind: self._read(kind, columns[kind]) for kind, name in self._names.items() if self._tables.exists(name)
+        }
+        if "predictions" in logs:
+            collector.add_predictions(logs["predictions"])
+        if "labels" in logs:
+            collector.add_labels(logs["labels"])
+        if len(logs) == len(columns):
+            collector.set_history(**logs)
         return collector
+
+    def _read(self, kind: str, columns: tuple[str, ...]) -> pa.Table:
+        present = self._tables.columns(self._names[kind])
+        return self._tables.read(self._names[kind], columns=[name for name in columns if name in present])
 
     def _committed_batches(self) -> dict[str, CommitFuture | None]:
         """Ids of the batches in the tables; the oldest beyond the bound are left out."""

@@ -27,6 +27,7 @@ feature's name can collide with the log's own columns; ``feature_frame`` restore
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -38,6 +39,7 @@ import pyarrow.compute as pc
 
 from cluster.names import CHALLENGER, Variant
 from cluster.values import Task
+from deployments.analysis.validity.validity_evidence import Assignment
 from deployments.protocol.arrow_columns import TIMESTAMP
 from deployments.protocol.open_inference import predicted_classes
 
@@ -123,6 +125,16 @@ class PredictionBatch:
     def latency_ms(self) -> float | None:
         """Latency of the answering variant."""
         return self.challenger_latency_ms if self.variant == CHALLENGER else self.champion_latency_ms
+
+
+def count_assignments(batches: Sequence[PredictionBatch]) -> Counter[Assignment]:
+    """Count the requests of rollouts that the split assigned."""
+    counts: Counter[Assignment] = Counter()
+    for batch in batches:
+        if batch.rollout is not None and batch.share is not None and batch.champion_share is not None:
+            fields = (batch.rollout, batch.share, batch.champion_share, batch.assigned, batch.challenger_version)
+            counts[Assignment(*fields)] += len(batch.requests) - sum(batch.forced)
+    return counts
 
 
 def prediction_rows(batches: Sequence[PredictionBatch], batch: str) -> pa.Table:

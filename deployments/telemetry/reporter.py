@@ -29,9 +29,17 @@ from cluster.actors import find_actor
 from cluster.errors import CallTimeout, WriterReplaced
 from cluster.names import log_writer_actor, monitor_actor
 from cluster.settings import load_settings
+from deployments.analysis.validity.validity_evidence import Assignment
 from deployments.telemetry import unshipped_rows
 from deployments.telemetry.metrics import ReplicaMetrics, ResponseKey
-from deployments.telemetry.prediction_log import PredictionBatch, batch_id, label_rows, prediction_rows, to_ipc
+from deployments.telemetry.prediction_log import (
+    PredictionBatch,
+    batch_id,
+    count_assignments,
+    label_rows,
+    prediction_rows,
+    to_ipc,
+)
 from deployments.telemetry.resource_usage import UsageMeter
 from features.definitions import Column
 from features.profiles.profile import Profile, append_output, output_column
@@ -56,6 +64,8 @@ class _OutgoingBatch:
     id: str
     rows: int
     data: bytes
+    requests: Counter[Assignment] = field(default_factory=Counter)
+    """Requests of a rollout among the rows, in case they are dropped."""
     sent: ray.ObjectRef[Any] | None = field(default=None)
 
 
@@ -95,6 +105,7 @@ class Reporter:
             actor.get()
         self._batches: list[_OutgoingBatch] = []
         self._sequence = 0
+        self._lost_requests: Counter[Assignment] = Counter()
         self._responses: Counter[ResponseKey] = Counter()
         self._exported_responses: Counter[ResponseKey] = Counter()
         self._timed_responses: deque[tuple[ResponseKey, float]] = deque(maxlen=_TIMED_RESPONSES)
@@ -188,7 +199,9 @@ class Reporter:
             self._settle_dead_replicas()
 
     def _export_metrics(self) -> None:
-        self._metrics.record_dropped_rows(self._buffer.take_dropped())
+        dropped, requests = self._buffer.take_dropped()
+        self._metrics.record_dropped_rows(dropped)
+        self._lost_requests.update(requests)
         responses = Counter(dict(self._responses))
         timed = [self._timed_responses.popleft() for _ in range(len(self._timed_responses))]
         self._metrics.record_responses(responses - self._exported_responses, timed)
@@ -199,7 +212,7 @@ class Reporter:
 
     def _report(self, predictions: Sequence[PredictionBatch]) -> None:
         batch = self._next_batch_id()
-        self._queue("predictions", batch, prediction_rows(predictions, batch))
+        self._queue("predictions", batch, prediction_rows(predictions, batch), count_assignments(predictions))
         self._metrics.record_predictions(predictions)
 
     def _profile(self, items: Sequence[_Predictions]) -> None:
@@ -222,20 +235,24 @@ class Reporter:
         self._sequence += 1
         return batch_id(self._replica, self._sequence)
 
-    def _queue(self, kind: str, batch: str, rows: pa.Table) -> None:
-        self._batches.append(_OutgoingBatch(kind, batch, rows.num_rows, to_ipc(rows)))
+    def _queue(self, kind: str, batch: str, rows: pa.Table, requests: Counter[Assignment] | None = None) -> None:
+        self._batches.append(_OutgoingBatch(kind, batch, rows.num_rows, to_ipc(rows), requests or Counter()))
         while sum(b.rows for b in self._batches) > MAX_BUFFERED_ROWS:
             self._drop(self._batches.pop(0))
 
     def _drop(self, batch: _OutgoingBatch) -> None:
         self._metrics.record_dropped_rows(batch.rows)
         self._counter.add(batch.kind, -batch.rows)
+        self._lost_requests.update(batch.requests)
 
     def _ship(self) -> None:
         self._settle()
         log_writer = self._log_writer.get()
         if log_writer is None:
             return
+        if self._lost_requests:
+            log_writer.record_lost_requests.remote(dict(self._lost_requests))
+            self._lost_requests.clear()
         for batch in self._batches:
             if batch.sent is None:
                 batch.sent = log_writer.append.remote(batch.kind, batch.id, batch.data)
@@ -306,12 +323,15 @@ class _Buffer:
         self._items: list[_Predictions | _Labels] = []
         self._rows = 0
         self._dropped = 0
+        self._dropped_requests: Counter[Assignment] = Counter()
 
     def add(self, item: _Predictions | _Labels, rows: int) -> bool:
         """Add predictions or labels. Returns False when there is no room for their rows."""
         with self._lock:
             if self._rows + rows > MAX_BUFFERED_ROWS:
                 self._dropped += rows
+                if isinstance(item, _Predictions):
+                    self._dropped_requests.update(count_assignments([item.batch]))
                 return False
             self._rows += rows
             self._items.append(item)
@@ -324,10 +344,11 @@ class _Buffer:
         predictions = [item for item in items if isinstance(item, _Predictions)]
         return predictions, [item for item in items if isinstance(item, _Labels)]
 
-    def take_dropped(self) -> int:
-        """Return and reset the number of rows that had no room."""
+    def take_dropped(self) -> tuple[int, Counter[Assignment]]:
+        """Return and reset the number of rows that had no room, and the rollouts' requests among them."""
         with self._lock:
-            dropped, self._dropped = self._dropped, 0
+            dropped = self._dropped, self._dropped_requests
+            self._dropped, self._dropped_requests = 0, Counter()
             return dropped
 
 

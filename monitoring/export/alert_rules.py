@@ -128,6 +128,12 @@ RULES = (
         runbook=_PLATFORM,
     ),
     AlertRule(
+        name="RayloopRolloutInvalid",
+        expr="max by (model, check) (ray_rayloop_rollout_invalid) == 1",
+        summary="The rollout of {{ $labels.model }} is paused: its evidence fails the check of {{ $labels.check }}",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
         name="RayloopModelSilent",
         expr=f"group by (model) ({_IN_FLIGHT} offset 15m) unless on (model) group by (model) ({_IN_FLIGHT})",
         duration="2m",

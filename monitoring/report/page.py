@@ -20,6 +20,7 @@ _DECISIONS = {
     "drop": "version {new} is withdrawn, the rollout continues without it",
     "abort": "version {new} is withdrawn, version {old} stays",
     "pause": "the rollout of version {new} pauses",
+    "invalid": "the evidence on version {new} is invalid; the rollout pauses",
     "resume": "the rollout of version {new} resumes",
     "rollback": "version {old} is restored, version {new} is withdrawn",
 }

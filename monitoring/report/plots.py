@@ -34,6 +34,7 @@ _MARKERS = {
     "drop": ("v", BAD),
     "abort": ("X", BAD),
     "pause": ("s", WAIT),
+    "invalid": ("X", WAIT),
     "resume": ("D", WAIT),
     "hold": (".", SERIES[4]),
 }

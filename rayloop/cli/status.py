@@ -140,6 +140,13 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
     yield f"  rollout {state.id}: {rollout_summary(state)}{rest}"
     if state.status == "running":
         yield f"    {_describe_step(state, now)}"
+    if state.status == "invalid":
+        yield (
+            f"    no version is blamed. Find the cause, then `rayloop resume {state.model}`: the evidence from before"
+            " is set aside (docs/evidence.md, Invalid)"
+        )
+    if state.active and state.evidence_since:
+        yield f"    evidence from before {format_utc(state.evidence_since)} is set aside"
     for version in state.challengers:
         if several and version in status.verdicts:
             verdict = status.verdicts[version]

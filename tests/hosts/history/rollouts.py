@@ -115,7 +115,7 @@ class Rollout:
                 step, self._parts = self._advanced(entry)
                 self._step, self._opened = min(step, len(self._steps) - 1), -1
                 self.challengers = entry.challengers
-            case "pause":
+            case "pause" | "invalid":
                 self._held, self._at_gate = True, entry.at_gate
             case "resume":
                 self._held, self._opened = False, self._step if self._at_gate else self._opened

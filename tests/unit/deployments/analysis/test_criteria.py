@@ -11,7 +11,6 @@ from deployments.analysis.criteria import (
     CriterionResult,
     check_error_rate,
     check_memory_growth,
-    check_split,
     compare_error_rates,
     compare_latency,
 )
@@ -125,11 +124,3 @@ def test_compare_latency_to_advance_requires_evidence(n: int, challenger_ms: flo
 def test_compare_latency_without_a_quantile_compares_nothing() -> None:
     policy = POLICY.model_copy(update={"latency_quantile": None})
     assert compare_latency(latencies(100, 1.0, 1000.0), policy) == CriterionResult()
-
-
-def test_check_split_at_full_share_is_broken_by_one_key_of_the_champion() -> None:
-    sound, broken = (
-        check_split(evidence(VariantStats(keys=n), VariantStats(keys=9), share=1.0), POLICY, (0.5, 1.0)) for n in (0, 1)
-    )
-    assert (sound.missing_evidence, sound.figures["log_e_split"]) == ("", pytest.approx(-math.log(2.0)))
-    assert ("9 of 10 keys at 100%" in broken.missing_evidence, broken.figures["log_e_split"]) == (True, math.inf)

@@ -301,7 +301,7 @@ def test_judge_with_latency_to_advance_requires_latency_evidence() -> None:
         assert judge(with_latency(20.0, 20.0, batches), 0.5, 0.0, POLICY).kind == "advance"
 
 
-def test_judge_with_a_broken_split_holds() -> None:
+def test_judge_with_a_broken_split_is_invalid() -> None:
     chance = np.random.default_rng(6)
     loss = chance.exponential(0.5, 5_000)
 
@@ -312,10 +312,12 @@ def test_judge_with_a_broken_split_holds() -> None:
 
     assert judge(key_counts(5_000, 5_000), 0.5, 0.0, POLICY).kind == "advance"
     verdict = judge(key_counts(6_000, 5_000), 0.5, 0.0, POLICY)
-    assert (verdict.kind, verdict.remark) == ("hold", "broken split")
+    assert (verdict.kind, verdict.check, verdict.remark) == ("invalid", "split", "invalid: split")
     assert "5000 of 11000 keys at 50%" in verdict.reason
     lenient = POLICY.model_copy(update={"on_undecided": "advance"})
-    assert judge(key_counts(6_000, 5_000), 0.5, 1e9, lenient).kind == "hold"
+    assert judge(key_counts(6_000, 5_000), 0.5, 1e9, lenient).kind == "invalid"
+    unchecked = POLICY.model_copy(update={"unchecked": ("split",)})
+    assert judge(key_counts(6_000, 5_000), 0.5, 0.0, unchecked).kind == "advance"
 
 
 @pytest.mark.parametrize(("copies", "unanswered", "kind"), [(250, 0, "advance"), (0, 0, "hold"), (250, 210, "hold")])

@@ -15,6 +15,7 @@ from cluster.errors import CallTimeout, RolloutError, WriterReplaced
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion, MoveMark
+from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT
 from deployments.rollout import controller, reconciler
 from deployments.rollout.controller import RolloutController
 from deployments.rollout.journal import RolloutJournal
@@ -136,6 +137,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> ConfigWriter:
     # The log writer never answers.
     monkeypatch.setattr(controller, "connect_log_writer", lambda model, settings: Actor())
     monkeypatch.setattr(Reconciler, "task", lambda *_: asyncio.sleep(0, samples.BINARY))
+    monkeypatch.setattr(Reconciler, "held_out", lambda *_: asyncio.sleep(0, NOTHING_HELD_OUT))
     for module, name in ((controller, "STORE_S"), (controller, "EVIDENCE_S"), (reconciler, "STORE_S")):
         monkeypatch.setattr(module, name, LIMIT_S)
     return writer

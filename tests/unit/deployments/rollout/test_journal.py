@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import RolloutError
+from deployments.analysis.verdict import RolloutDecision
 from deployments.rollout.journal import RolloutJournal
-from deployments.rollout.state_machine import apply_command, begin, journal_entry
+from deployments.rollout.state_machine import apply_command, apply_decision, begin, journal_entry
 from deployments.rollout_policy import RolloutPolicy
 from tests.factories.deployments.memory_tables import MemoryTables
 
@@ -86,3 +87,16 @@ def test_number_after_a_failed_append_follows_what_the_table_has(monkeypatch: py
     monkeypatch.setattr(tables, "append", append)
     record(journal, [("abort", 1.0)], 1e9)
     assert sorted(pa.concat_tables(tables.rows)["sequence"].to_pylist()) == [1, 2, 3]
+
+
+def test_only_an_invalid_entry_is_of_a_format_that_the_release_before_cannot_read() -> None:
+    tables: Any = MemoryTables()
+    journal, state = RolloutJournal("m", tables), begin("r0", "m", "1", ("2",), POLICY, 1e9)
+    journal.record(journal_entry(state, "start", 1e9, {}), POLICY)
+    values = {"kind": "invalid", "versions": ("2",), "reason": "labels", "figures": {}, "check": "labels"}
+    state, entry = apply_decision(
+        state, RolloutDecision.model_validate(values | {"remark": "invalid: labels"}), 1e9 + 1
+    )
+    journal.record(entry, POLICY)
+    assert [version for rows in tables.rows for version in rows["schema_version"].to_pylist()] == [2, 3]
+    assert RolloutJournal("m", tables).last_state() == state

@@ -340,3 +340,16 @@ def test_difference_bounds_contain_the_difference_and_narrow(metric: str) -> Non
     assert misses <= 13
     assert np.all(np.diff(np.mean(widths, axis=0)) < 0.0)
     assert np.mean(widths, axis=0)[-1] < 0.08
+
+
+def test_decide_with_invalid_evidence_blames_no_challenger_by_comparison() -> None:
+    state, verdicts = begin_rollout(), verdicts_of("invalid", "abort", "advance")
+    verdicts["2"] = verdicts["2"].model_copy(update={"check": "labels", "remark": "invalid: labels"})
+    compared = verdicts | {"3": verdicts["3"].model_copy(update={"compared": True})}
+    decision = decide(state, compared, CLOSE)
+    assert (decision.kind, decision.versions, decision.check) == ("invalid", ("2",), "labels")
+    after, entry = apply_decision(state, decision, 101.0)
+    assert (after.status, after.challengers, entry.action) == ("invalid", INITIAL_CHALLENGERS, "invalid")
+    # A challenger that fails requests is dropped all the same.
+    decision = decide(after, verdicts, CLOSE)
+    assert (decision.kind, decision.versions) == ("drop", ("3",))

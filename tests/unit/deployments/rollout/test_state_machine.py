@@ -228,3 +228,38 @@ def test_roll_back_is_journaled_and_replayed(end: str, replaced: str) -> None:
     again = replay("trips", [journal_entry(begin_rollout(), "start", 100.0, {}), decision, last], POLICY)
     assert (again.status, again.answering_version, again.reason) == (back.status, "0", "worse")
     assert roll_back(again, "1", "on second thoughts", 103.0)[1].challengers == ("0",)
+
+
+def invalid_decision() -> RolloutDecision:
+    return decision_of("invalid").model_copy(update={"check": "labels", "remark": "invalid: labels"})
+
+
+@pytest.mark.parametrize("before", ["running", "paused", "waiting"])
+def test_invalid_evidence_pauses_the_rollout_at_its_step(before: str) -> None:
+    state = begin_rollout().model_copy(update={"status": before})
+    state, entry = apply_decision(state, invalid_decision(), 110.0)
+    assert (state.status, state.check, state.share, state.step_age_s(1e9)) == ("invalid", "labels", 0.1, 0.0)
+    assert (entry.action, entry.share, entry.reason) == ("invalid", 0.1, "because invalid")
+    for kind, status in (("advance", "invalid"), ("invalid", "invalid"), ("hold", "invalid"), ("abort", "aborted")):
+        after, entry = apply_decision(state, decision_of(kind), 120.0)
+        assert (after.status, entry.action) == (status, "abort" if kind == "abort" else "hold")
+
+
+def test_invalid_evidence_pauses_a_dry_run_too() -> None:
+    state = begin_rollout(POLICY.model_copy(update={"dry_run": True}))
+    assert apply_decision(state, invalid_decision(), 110.0)[0].status == "invalid"
+
+
+def test_resume_of_an_invalid_rollout_sets_its_evidence_aside() -> None:
+    start = begin_rollout(GATED)
+    state, invalid = apply_decision(start, invalid_decision(), 110.0)
+    paused, pause = apply_command(state, "pause", "night", 115.0)
+    resumed, resume = apply_command(paused, "resume", "day", 120.0)
+    assert (resumed.status, resumed.check, resumed.since, resumed.evidence_since) == ("running", "", 120.0, 120.0)
+    # The gate is still closed.
+    assert resumed.at_closed_gate
+    entries = [journal_entry(start, "start", 100.0, {}), invalid]
+    assert replay("trips", entries, GATED) == state
+    assert replay("trips", [*entries, pause, resume], GATED) == resumed
+    plain, _ = apply_command(apply_command(start, "pause", "night", 115.0)[0], "resume", "day", 120.0)
+    assert plain.evidence_since == 0.0

@@ -4,7 +4,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.telemetry.prediction_log import feature_frame, from_ipc, prediction_rows, row_ids, to_ipc
+from deployments.analysis.validity.validity_evidence import Assignment
+from deployments.telemetry.prediction_log import (
+    count_assignments,
+    feature_frame,
+    from_ipc,
+    prediction_rows,
+    row_ids,
+    to_ipc,
+)
 from tests.factories.deployments.predictions import feature_rows, prediction_batch
 from tests.factories.deployments.tasks import CLASSES, MULTICLASS
 
@@ -62,3 +70,18 @@ def test_prediction_rows_of_multiclass_without_scores_have_nulls() -> None:
 def test_row_ids_number_the_rows_of_requests_with_several() -> None:
     assert row_ids(["a", "b"], [1, 1]).to_pylist() == ["a", "b"]
     assert row_ids(["a", "b", "c"], [2, 1, 2]).to_pylist() == ["a/0", "a/1", "b", "c/0", "c/1"]
+
+
+def test_assignments_are_those_of_requests_that_the_split_assigned() -> None:
+    several = prediction_batch("a")
+    batches = [
+        dataclasses.replace(
+            several, requests=["a", "b", "c"], keys=["a", "b", "c"], forced=[False, True, False], sizes=[1, 1, 1]
+        ),
+        prediction_batch("d", challenger=0.9),
+        prediction_batch("e", rollout=None, share=None),
+    ]
+    assert count_assignments(batches) == {
+        Assignment("r", 0.5, 0.5, "champion", None): 2,
+        Assignment("r", 0.5, 0.5, "challenger", "2"): 1,
+    }

@@ -45,6 +45,7 @@ DOOR = {"instance": "127.0.0.1:9101"}
 PEER = {**DOOR, "certificate": "peer"}
 SUPERVISED = "rayloop_door_supervised_timestamp_seconds"
 EXPIRY = "rayloop_door_certificate_expiry_timestamp_seconds"
+INVALID = {**M, "check": "labels"}
 NO_VALUES = " ".join(["NaN"] * 21)
 # Rule, series with values minute by minute, time of evaluation, and the labels it fires with; None: it must not fire.
 CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
@@ -165,6 +166,8 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopCommitsFail", {series("ray_rayloop_log_commit_failures_total", **M): "_x3 1+0x60"}, "14m", None),
     ("RayloopRolloutPassFails", {series("ray_rayloop_rollout_pass_failures_total", **M): "_x3 1+9x60"}, "20m", M),
     ("RayloopRolloutPassFails", {series("ray_rayloop_rollout_pass_failures_total", **M): "_x3 1+0x60"}, "14m", None),
+    ("RayloopRolloutInvalid", {series("ray_rayloop_rollout_invalid", **M, check="labels"): "_ 1 1"}, "1m", INVALID),
+    ("RayloopRolloutInvalid", {series("ray_rayloop_rollout_invalid", **M, check="labels"): "1 _x10"}, "9m", None),
     ("RayloopModelSilent", {series("ray_rayloop_requests_under_way", **M, replica="a"): "0x20 stale"}, "25m", M),
     (
         # A replica was replaced.
@@ -386,6 +389,7 @@ def test_rules_and_panels_use_only_exported_metrics() -> None:
         "requests_under_way",
         "log_commit_failures_total",
         "rollout_pass_failures_total",
+        "rollout_invalid",
     }
     known |= {f"ray_rayloop_{name}" for name in replica}
     used = re.findall(r"ray_rayloop_\w+", " ".join([render_dashboard(), *(rule.expr for rule in RULES)]))

@@ -140,3 +140,15 @@ def test_rollout_that_was_promoted_names_the_version() -> None:
     assert status.state is not None
     ended, _ = apply_command(status.state, "promote", "enough", 102.0, "3")
     assert lines(status.model_copy(update={"state": ended})) == ["rollout r1: promoted v3: enough"]
+
+
+def test_invalid_rollout_says_what_to_do_and_whose_evidence_is_set_aside() -> None:
+    status = rollout_status(challengers=("2",))
+    assert status.state is not None
+    invalid = status.state.model_copy(update={"status": "invalid", "check": "labels", "reason": "labels differ"})
+    lines = list(describe_rollout(status.model_copy(update={"state": invalid}), 160.0))
+    assert lines[0].endswith("invalid at 10%: labels differ")
+    assert "`rayloop resume trips`" in lines[1]
+    resumed, _ = apply_command(invalid, "resume", "fixed", 3600.0)
+    lines = list(describe_rollout(status.model_copy(update={"state": resumed}), 3660.0))
+    assert "evidence from before 1970-01-01 01:00" in lines[2]
