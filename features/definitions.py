@@ -19,7 +19,8 @@ from pydantic import field_validator, model_validator
 from cluster.errors import DataError, ProjectError
 from cluster.fingerprint import json_fingerprint
 from cluster.values import Frozen
-from features.row_expressions import parse_expression, require_row_expression
+from features.row_expressions import parse_expression, require_kind, require_row_expression
+from features.types import AS_OF, POLARS_TYPES
 
 Kind = Literal["number", "category", "timestamp", "tensor"]
 Operation = Literal["count", "sum", "mean", "std", "min", "max", "distinct"]
@@ -112,11 +113,15 @@ class Aggregate(Frozen):
 
 
 class Latest(Frozen):
-    """The newest known value of a source column; NaN is null, -0.0 is 0.0."""
+    """The newest known value of a source column; NaN is null, -0.0 is 0.0.
+
+    With the view's event time as its column, it is the time of the newest event, from which a derived feature computes
+    its age. Times are exact to the microsecond until the year 2255, and rounded down to 64 of them beyond.
+    """
 
     column: str
     name: str
-    kind: Literal["number", "category"] = "number"
+    kind: Literal["number", "category", "timestamp"] = "number"
 
 
 class Derived(Frozen):
@@ -260,7 +265,8 @@ class FeatureSet(Frozen):
     request: tuple[Column, ...]
     """Columns that a request must have."""
     derived: tuple[Derived, ...] = ()
-    """Features computed from request columns."""
+    """Features computed from request columns, features of the views, ``as_of``, and derived features before them. A
+    number that is computed from more than request columns is null where it would be NaN or infinite."""
     views: tuple[FeatureView, ...] = ()
     as_of: Derived | None = None
     """Time at which features are looked up, computed from the request. Without it, that is the server's clock in
@@ -272,7 +278,8 @@ class FeatureSet(Frozen):
     @model_validator(mode="after")
     def _check_names(self) -> Self:
         names = [c.name for c in self.available_columns]
-        for unique in (names, self.features, [f"view {view.name}" for view in self.views]):
+        computed = [AS_OF, *names[len(self.request) :]]
+        for unique in (names, computed, self.features, [f"view {view.name}" for view in self.views]):
             require_unique(unique, f"feature set {self.name!r}", feature_set=self.name)
         unknown = [name for name in self.features if name not in names]
         if unknown:
@@ -281,9 +288,29 @@ class FeatureSet(Frozen):
 
     @model_validator(mode="after")
     def _check_derived(self) -> Self:
-        for derived in (*self.derived, *([self.as_of] if self.as_of else [])):
-            self._require_request(derived.input_columns, f"derived feature {derived.name!r}", feature=derived.name)
-        if self.as_of and self.as_of.kind != "timestamp":
+        schema = {c.name: POLARS_TYPES[c.kind] for c in (*self.request, *(c for v in self.views for c in v.columns))}
+        schema[AS_OF] = POLARS_TYPES["timestamp"]
+        joined = {derived.name for derived in self.joined_derived}
+        for derived in self.derived:
+            if unknown := sorted({*derived.input_columns} - schema.keys()):
+                raise ProjectError(
+                    "project.unknown_derived_input",
+                    feature=derived.name,
+                    feature_set=self.name,
+                    columns=unknown,
+                    present=list(schema),
+                )
+            if derived.name in joined:
+                require_kind(derived.name, derived.kind, parse_expression(derived.expression), schema)
+            schema[derived.name] = POLARS_TYPES[derived.kind]
+        return self
+
+    @model_validator(mode="after")
+    def _check_as_of(self) -> Self:
+        if self.as_of is None:
+            return self
+        self._require_request(self.as_of.input_columns, f"derived feature {self.as_of.name!r}", feature=self.as_of.name)
+        if self.as_of.kind != "timestamp":
             raise ProjectError("project.as_of_kind", feature_set=self.name, kind=self.as_of.kind)
         return self
 
@@ -302,6 +329,18 @@ class FeatureSet(Frozen):
             raise ProjectError(
                 "project.unknown_request_column", user=user, columns=unknown, feature_set=self.name, **fields
             )
+
+    @property
+    def request_derived(self) -> tuple[Derived, ...]:
+        """The derived features that use request columns only; they are computed before the views are looked up."""
+        request = {c.name for c in self.request}
+        return tuple(d for d in self.derived if request.issuperset(d.input_columns))
+
+    @property
+    def joined_derived(self) -> tuple[Derived, ...]:
+        """The other derived features, which are computed one after another once the views are looked up."""
+        before = {d.name for d in self.request_derived}
+        return tuple(d for d in self.derived if d.name not in before)
 
     @cached_property
     def available_columns(self) -> tuple[Column, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
@@ -53,6 +53,30 @@ def require_row_expression(text: str) -> None:
         if part.startswith(("AnonymousFunction", "Python")):
             raise ProjectError("project.derived_calls_python")
         raise ProjectError("project.derived_not_by_row", part=part)
+
+
+def require_kind(feature: str, kind: str, expression: pl.Expr, schema: Mapping[str, pl.DataType]) -> None:
+    """Check, before there are rows, that an expression gives values of its kind.
+
+    Args:
+        feature: Name of the derived feature.
+        kind: Its kind.
+        expression: Its expression.
+        schema: Types of the columns that the expression may use.
+
+    Raises:
+        ProjectError: Its values are of another type, such as a duration for a number, or it fails for such columns.
+    """
+    try:
+        dtype = pl.DataFrame(schema=schema).lazy().select(expression).collect_schema().dtypes()[0]
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise ProjectError("project.derived_kind", feature=feature, kind=kind, reason=reason) from error
+    is_number = dtype.is_numeric() or dtype in (pl.Boolean, pl.Null)
+    is_text, is_time = is_number or dtype == pl.String, dtype in (pl.Datetime, pl.Null)
+    if not {"number": is_number, "category": is_text, "timestamp": is_time}.get(kind, False):
+        reason = f"its values are {dtype}"
+        raise ProjectError("project.derived_kind", feature=feature, kind=kind, reason=reason)
 
 
 def _disallowed(node: Any) -> Iterator[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import polars as pl
 import pyarrow as pa
 
-from features.definitions import Column
+if TYPE_CHECKING:
+    from features.definitions import Column
 
 AS_OF = "as_of"
 """Column with the time as of which a row's features are looked up."""
@@ -27,6 +30,13 @@ KNOWN_FROM_TYPE = pa.timestamp("us", tz="UTC")
 INSTANT = pl.Datetime("us", "UTC")
 """Type of time columns."""
 
+POLARS_TYPES: dict[str, pl.DataType] = {
+    "number": pl.Float64(),
+    "category": pl.String(),
+    "timestamp": INSTANT,
+    "tensor": pl.List(pl.Float32()),
+}
+"""Type of each kind of column."""
 
 _ARROW_TYPE: dict[str, pa.DataType] = {
     "number": pa.float64(),

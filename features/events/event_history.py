@@ -24,6 +24,11 @@ MAX_UNITS = 2**52
 """Largest value in units of its resolution. Beyond it, float64 has no exact halves, and sums of squares exceed 127
 bits."""
 
+MAX_EXACT_US = 2**53
+"""Farthest time from the epoch, in the year 2255, up to which float64 has each microsecond."""
+_COARSE_US = 64
+"""Beyond it, times are multiples of this, so that the last microsecond of the year 9999 stays in it."""
+
 _US_IN = {"ms": 1_000, "us": 1}
 _NS_IN_US = 1_000
 
@@ -87,7 +92,8 @@ def value_column(aggregate: Aggregate) -> str:
 
 
 def latest_column(latest: Latest) -> str:
-    """Name the history's column with the values of a latest: float64 without NaN and -0.0; or text."""
+    """Name the history's column with the values of a latest: float64 without NaN and -0.0, for a time whole
+    microseconds since the epoch; or text."""
     return f"latest {latest.name}"
 
 
@@ -164,6 +170,9 @@ def _value(view: FeatureView, aggregate: Aggregate, schema: pl.Schema) -> pl.Exp
 def _latest_value(view: FeatureView, latest: Latest, schema: pl.Schema) -> pl.Expr:
     if latest.kind == "category":
         return pl.col(latest.column).cast(pl.String)
+    if latest.kind == "timestamp":
+        at = epoch_us(schema, latest.column, f"feature view {view.name!r}", up=True)
+        return pl.when(at.abs() > MAX_EXACT_US).then(at // _COARSE_US * _COARSE_US).otherwise(at).cast(pl.Float64)
     return _without_negative_zero(_number(view, latest.column, schema)).fill_nan(None)
 
 

@@ -29,7 +29,7 @@ class FeatureSkew(Frozen):
 
     feature: str
     origin: str
-    """Name of the view, or "request"."""
+    """Name of the view; "request", or "derived" for a feature that is derived from more than the request."""
     rows: int
     """Rows compared."""
     mismatches: int
@@ -60,10 +60,11 @@ def compare_frames(features: FeatureSet, served_frame: pl.DataFrame, offline_fra
         offline_frame: Offline features of the same requests in the same order.
 
     Returns:
-        One result for each derived feature and view column, in the order of the feature set.
+        One result for each derived feature and view column: those of the request, of views, and derived from both.
     """
-    origins = [(Column(name=d.name, kind=d.kind), "request") for d in features.derived]
+    origins = [(Column(name=d.name, kind=d.kind), "request") for d in features.request_derived]
     origins += [(column, view.name) for view in features.views for column in view.columns]
+    origins += [(Column(name=d.name, kind=d.kind), "derived") for d in features.joined_derived]
     return [_skew(column, origin, served_frame, offline_frame.get_column(column.name)) for column, origin in origins]
 
 

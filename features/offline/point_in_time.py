@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from features.definitions import FeatureView, require_present
+from features.definitions import FeatureView, Latest, require_present
 from features.events.event_history import (
     EVENT_TIME,
     KNOWN_AT,
@@ -37,7 +37,7 @@ from features.offline.version_overlay import (
     split_in_order,
 )
 from features.offline.window_aggregates import ColumnIndex, index_column
-from features.types import AS_OF
+from features.types import AS_OF, INSTANT
 
 _CODE, _MERGED = "__code", "__merged"
 
@@ -254,4 +254,9 @@ def _latest(view: FeatureView, index: EventIndex, queries: _Queries) -> list[pl.
     if view.ttl_us is not None:
         present[present] = index.event_times[positions[present]] > queries.times[present] - view.ttl_us
     chosen = pl.Series(queries.in_row_order(positions)).set(pl.Series(queries.in_row_order(~present)), None)
-    return [index.latest_values.get_column(latest_column(f)).gather(chosen).alias(f.name) for f in view.latest]
+    return [_typed(f, index.latest_values.get_column(latest_column(f)).gather(chosen)) for f in view.latest]
+
+
+def _typed(latest: Latest, values: pl.Series) -> pl.Series:
+    times = latest.kind == "timestamp"
+    return (values.cast(pl.Int64).cast(INSTANT) if times else values).alias(latest.name)

@@ -18,12 +18,12 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot, Task
 from features.definitions import Column, FeatureSet, FeatureView
+from features.derived_columns import joined_features, request_features
 from features.offline.block_purge import purge_blocks
 from features.offline.distributed_join import point_in_time_join
 from features.offline.outcome_join import event_keys, label_blocks, newest_known
 from features.offline.point_in_time import EventIndex, index_events, look_up_features
 from features.offline.purge import Purged, assign_parts
-from features.online.feature_reader import request_features
 from features.outcomes import LabelWithin
 from features.sources.ingestion import WHOLE_BLOCKS, columns_schema, default_parallelism
 from features.sources.source import Examples
@@ -98,7 +98,9 @@ def build_frame(
     sources = {view.source: stored_parts(tables, snapshots[view.source]) for view in features.views}
     joined = point_in_time_join(features.views, rows_left, sources, default_parallelism())
     schema = frame_schema(features)
-    typed = ray.data.from_arrow_refs(joined).map_batches(partial(_cast_block, schema=schema), **WHOLE_BLOCKS)
+    typed = ray.data.from_arrow_refs(joined).map_batches(
+        partial(_finish_block, features=features, schema=schema), **WHOLE_BLOCKS
+    )
     return tables.write(name, typed, schema, key, replace=True, properties={_PURGED: purged.model_dump_json()})
 
 
@@ -141,10 +143,11 @@ class OfflineFeatureReader:
         if self.is_passthrough(block.schema):
             return block
         rows = pl.DataFrame(block.select(self.required_columns(block.column_names)))
-        request = request_features(self._features, rows)
-        views = zip(self._features.views, ray.get(self._indexes) if self._indexes else [], strict=True)
+        features = self._features
+        request = request_features(features, rows)
+        views = zip(features.views, ray.get(self._indexes) if self._indexes else [], strict=True)
         view_features = [look_up_features(view, index, request) for view, index in views]
-        return pl.concat([request, *view_features], how="horizontal").to_arrow()
+        return joined_features(features, pl.concat([request, *view_features], how="horizontal")).to_arrow()
 
     def is_passthrough(self, schema: pa.Schema) -> bool:
         """Whether the request columns are all features and need no cast, so that blocks are returned as they are."""
@@ -212,7 +215,10 @@ def _label_block(
     return assign_parts(rows, split).to_arrow()
 
 
-def _cast_block(block: pa.Table, schema: pa.Schema) -> pa.Table:
+def _finish_block(block: pa.Table, features: FeatureSet, schema: pa.Schema) -> pa.Table:
+    """Derive what uses the joined features, and cast."""
+    if features.joined_derived:
+        block = joined_features(features, pl.DataFrame(block)).to_arrow()
     return block.select(schema.names).cast(schema)
 
 

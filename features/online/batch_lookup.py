@@ -27,17 +27,17 @@ class LookupResult(NamedTuple):
     """Features of all views."""
 
     numbers: np.ndarray
-    """float64 [number features, rows], NaN for missing."""
+    """float64 [number and time features, rows], NaN for missing."""
     texts: list[list[str | None]]
     """By category feature, then by row."""
 
 
 class BatchLookup:
-    """Looks up the features of several views; numbers and texts are each in the order of the views' columns."""
+    """Looks up the features of several views; numbers, with times, and texts are in the order of the views' columns."""
 
     def __init__(self, views: Sequence[FeatureView]) -> None:
         self.layouts = [StateLayout(view) for view in views]
-        self.number_columns = [c.name for view in views for c in view.columns if c.kind == "number"]
+        self.number_columns = [c.name for view in views for c in view.columns if c.kind != "category"]
         self.text_columns = [c.name for view in views for c in view.columns if c.kind == "category"]
         self._at = {name: i for i, name in enumerate(self.number_columns)}
         self._plan_points(views)
@@ -88,7 +88,7 @@ class BatchLookup:
         # How old the newest event may be at the time of a row, where it expires.
         self._ttl = _column([view.strict + (view.ttl_us or 0) for view in with_latest])
         self._expires = _column([view.ttl is not None for view in with_latest], bool)
-        numbers = [(v, f) for v, f in latest if f.kind == "number"]
+        numbers = [(v, f) for v, f in latest if f.kind != "category"]
         self._last = np.array([self._at[f.name] for _, f in numbers], np.intp)
         self._last_slot = np.array([slot[v] for v, _ in numbers], np.intp)
         self._last_word = _column([words[v]["last", f.name] for v, f in numbers])

@@ -3,63 +3,27 @@
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from itertools import chain
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from features.definitions import Column, FeatureSet
+from features.derived_columns import joined_steps, request_expressions
+from features.online.arrow_cells import ArrowColumn, build_cells, slice_rows
 from features.online.batch_lookup import BatchLookup, LookupResult
-from features.online.expression_compiler import FallbackRequired, Row, compile_derived
+from features.online.derived_reader import DerivedReader
 from features.online.keys import state_key, state_keys, state_prefix
 from features.online.row_lookup import RowLookup
 from features.online.store import StateReader
-from features.types import AS_OF, INSTANT, arrow_type
+from features.types import AS_OF, arrow_type
 
-_POLARS_TYPE: dict[str, pl.DataType] = {"number": pl.Float64(), "category": pl.String(), "timestamp": INSTANT}
 # Later than any time: replaces null, so that the lookup cannot fail; its result is masked.
 _MAX_TIME = 1 << 62
-# Beyond these numbers of rows a batch is faster, for derived features and for lookups.
-_FEW_ROWS = 4
+# Beyond this number of rows a batch is faster.
 _FEW_LOOKUPS = 16
-
-ArrowColumn: TypeAlias = "pa.Array | pa.ChunkedArray"
-
-
-def request_features(features: FeatureSet, request: pl.DataFrame, now_us: int | None = None) -> pl.DataFrame:
-    """Compute request-time features, in training and in serving.
-
-    Args:
-        features: The feature set.
-        request: Rows with the request columns.
-        now_us: Time of the rows, microseconds since the epoch, when the feature set has no ``as_of`` and the request
-            no column of that name.
-
-    Returns:
-        Request columns in their declared types, derived features, and ``as_of``.
-    """
-    columns, computed = [_cast(column) for column in features.request], _computed_expressions(features)
-    if features.as_of is None:
-        time = pl.col(AS_OF) if AS_OF in request.columns else pl.lit(now_us)
-        computed.append(time.cast(INSTANT).alias(AS_OF))
-    return request.select(columns + computed)
-
-
-def _computed_expressions(features: FeatureSet) -> list[pl.Expr]:
-    """Derived features, and ``as_of`` where it is declared."""
-    derived = [d.expr.cast(_POLARS_TYPE[d.kind]) for d in features.derived]
-    return derived if features.as_of is None else [*derived, features.as_of.expr.cast(INSTANT).alias(AS_OF)]
-
-
-def _cast(column: Column) -> pl.Expr:
-    if column.kind == "tensor":
-        return pl.col(column.name)
-    return pl.col(column.name).cast(_POLARS_TYPE[column.kind])
 
 
 class FeatureReader:
@@ -71,15 +35,13 @@ class FeatureReader:
     """
 
     def __init__(self, features: FeatureSet, store: StateReader) -> None:
-        self._features = features
-        # Building expressions costs more than running them on one row.
-        self._expressions = _computed_expressions(features)
-        self._inputs = sorted({name for expr in self._expressions for name in expr.meta.root_names()})
-        derived = [*features.derived, *([features.as_of.model_copy(update={"name": AS_OF})] if features.as_of else [])]
-        self._functions = {d.name: compile_derived(d, features.request) for d in derived}
+        as_of = [features.as_of.model_copy(update={"name": AS_OF})] if features.as_of else []
+        columns = (*features.available_columns, Column(name=AS_OF, kind="timestamp"))
+        first, expressions = (*features.request_derived, *as_of), request_expressions(features)
+        self._before = DerivedReader(first, features.request, [expressions] if first else [], finite=False)
         self._views = ViewReader(features, store) if features.views else None
-        clock = Column(name=AS_OF, kind="timestamp")
-        self._types = {c.name: arrow_type(c) for c in (*features.available_columns, clock)}
+        self._after = DerivedReader(features.joined_derived, columns, joined_steps(features), finite=True)
+        self._types = {c.name: arrow_type(c) for c in columns}
         self._names, self._request_names = list(self._types), [c.name for c in features.request]
 
     def read(self, request: pa.Table, now_us: int) -> pa.Table:
@@ -98,31 +60,13 @@ class FeatureReader:
             StoreUnavailable: The online store does not answer.
         """
         columns = {name: self._cast_values(name, request.column(name)) for name in self._request_names}
-        if self._expressions:
-            columns |= self._compute_rows(columns, request.num_rows) or self._compute_batch(request)
+        columns |= self._before.read(columns, request.num_rows)
         if AS_OF not in columns:
             columns[AS_OF] = pa.repeat(pa.scalar(now_us, self._types[AS_OF]), request.num_rows)
         if self._views is not None:
             columns |= self._views.read(columns, request.num_rows)
+        columns |= self._after.read(columns, request.num_rows)
         return pa.Table.from_arrays([columns[name] for name in self._names], self._names)
-
-    def _compute_batch(self, request: pa.Table) -> dict[str, ArrowColumn]:
-        computed = pl.DataFrame(request.select(self._inputs)).select(self._expressions)
-        return {name: self._cast_values(name, computed.get_column(name).to_arrow()) for name in computed.columns}
-
-    def _compute_rows(self, columns: Mapping[str, ArrowColumn], size: int) -> dict[str, ArrowColumn] | None:
-        """Compute a few rows without the fixed cost of Polars; None where Polars must be used."""
-        if size > _FEW_ROWS or not self._inputs or None in self._functions.values():
-            return None
-        cells = [_plain(columns[name], self._types[name]) for name in self._inputs]
-        rows: list[Row] = [dict(zip(self._inputs, values, strict=True)) for values in zip(*cells, strict=True)]
-        try:
-            return {
-                name: _cells([run(row) for row in rows], self._types[name])
-                for name, run in self._functions.items() if run is not None
-            }  # fmt: skip
-        except FallbackRequired:
-            return None
 
     def _cast_values(self, name: str, values: ArrowColumn) -> ArrowColumn:
         kind = self._types[name]
@@ -139,12 +83,15 @@ class ViewReader:
         self._empty = [layout.empty for layout in self._lookup.layouts]
         self._entities = [(state_prefix(view), view.entity.keys) for view in views]
         self._keys = list(dict.fromkeys(key for view in views for key in view.entity.keys))
+        types = {c.name: arrow_type(c) for view in views for c in view.columns}
+        self._number_types = [types[name] for name in self._lookup.number_columns]
         view_of = {c.name: v for v, view in enumerate(views) for c in view.columns}
         self._view_of_number = np.array([view_of[name] for name in self._lookup.number_columns], np.intp)
         self._view_of_text = [view_of[name] for name in self._lookup.text_columns]
         kinds = [[column.kind for column in view.columns] for view in views]
         self._blanks: list[tuple[list[float], list[str | None]]] = [
-            ([math.nan] * of_view.count("number"), [None] * of_view.count("category")) for of_view in kinds
+            ([math.nan] * (len(of_view) - of_view.count("category")), [None] * of_view.count("category"))
+            for of_view in kinds
         ]
 
     def read(self, rows: Mapping[str, ArrowColumn], size: int) -> dict[str, pa.Array]:
@@ -158,13 +105,15 @@ class ViewReader:
             The views' features by name; null for a null key or time.
         """
         if not size:
-            return {name: pa.array([], pa.float64()) for name in self._lookup.number_columns} | {
+            types = zip(self._lookup.number_columns, self._number_types, strict=True)
+            return {name: pa.array([], kind) for name, kind in types} | {
                 name: pa.array([], pa.string()) for name in self._lookup.text_columns
             }
         lookup = self._look_up_rows(rows, size) if size <= _FEW_LOOKUPS else self._look_up_batch(rows)
-        columns = dict(zip(self._lookup.number_columns, _slices(lookup.numbers), strict=True))
-        for name, cells in zip(self._lookup.text_columns, lookup.texts, strict=True):
-            columns[name] = _cells(cells, pa.string())
+        cells = slice_rows(lookup.numbers, self._number_types)
+        columns = dict(zip(self._lookup.number_columns, cells, strict=True))
+        for name, texts in zip(self._lookup.text_columns, lookup.texts, strict=True):
+            columns[name] = build_cells(texts, pa.string())
         return columns
 
     def _look_up_rows(self, rows: Mapping[str, ArrowColumn], size: int) -> LookupResult:
@@ -225,35 +174,6 @@ class ViewReader:
         numbers = np.where(usable[self._view_of_number], lookup.numbers, np.nan)
         texts = zip(self._view_of_text, lookup.texts, strict=True)
         return LookupResult(numbers, [_where(usable[view], cells) for view, cells in texts])
-
-
-def _slices(numbers: np.ndarray) -> list[pa.Array]:
-    """Rows of a matrix as Arrow arrays that share its memory; NaN becomes null."""
-    width, missing = numbers.shape[1], np.isnan(numbers)
-    validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    whole = pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])
-    return [whole.slice(row * width, width) for row in range(len(numbers))]
-
-
-def _cells(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """Numbers, texts, or microseconds as an Arrow array; faster than pa.array, which takes 6 µs for one value."""
-    if pa.types.is_string(kind):
-        return _text(values[0]) if len(values) == 1 else pa.array(values, kind)
-    if None in values:
-        return pa.array(values, kind)
-    numbers = array("d" if kind == pa.float64() else "q", values)
-    return pa.Array.from_buffers(kind, len(numbers), [None, pa.py_buffer(numbers)])
-
-
-@lru_cache(maxsize=8192)
-def _text(value: str | None) -> pa.Array:
-    """One text, cached, because values such as hours, weekdays and airports repeat."""
-    return pa.array([value], pa.string())
-
-
-def _plain(cells: ArrowColumn, kind: pa.DataType) -> list[Any]:
-    """Cells as Python numbers and texts; times as microseconds."""
-    return [cell.value for cell in cells] if pa.types.is_timestamp(kind) else cells.to_pylist()
 
 
 def _texts(cells: ArrowColumn) -> list[str]:

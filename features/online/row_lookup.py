@@ -39,11 +39,11 @@ class RowLookup:
             (back, [(self._words["count", column], self._functions(view, column, back)) for column in of_window])
             for back, of_window in columns.items()
         ]
-        self._numbers = len([c for c in view.columns if c.kind == "number"])
+        self._numbers = len([c for c in view.columns if c.kind != "category"])
         self._ttl = view.ttl_us
         self._last = [
             (len(view.aggregates) + i, self._words["last", f.name])
-            for i, f in enumerate(f for f in view.latest if f.kind == "number")
+            for i, f in enumerate(f for f in view.latest if f.kind != "category")
         ]
         self._texts = [f.name for f in view.latest if f.kind == "category"]
 
@@ -59,7 +59,7 @@ class RowLookup:
             at: Time, microseconds since the epoch.
 
         Returns:
-            Numbers, NaN for missing, and texts, each in the order of the view's columns.
+            Numbers and times, NaN for missing, and texts, each in the order of the view's columns.
 
         Raises:
             DataError: The state no longer has the events that the time needs.

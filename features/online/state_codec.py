@@ -109,7 +109,7 @@ class StateLayout:
         if not self.view.latest:
             return []
         head = [("event", ""), ("tie", ""), ("lead", "")] if self.view.ties else [("event", ""), ("lead", "")]
-        return head + [("last" if f.kind == "number" else "last text", f.name) for f in self.view.latest]
+        return head + [("last text" if f.kind == "category" else "last", f.name) for f in self.view.latest]
 
     def _empty_state(self) -> bytes:
         """The state of an entity without events."""
@@ -158,11 +158,11 @@ class StateLayout:
             texts["text", column], matrix[:, words["text", column]] = _texts(values)
 
     def _fill_latest(self, matrix: np.ndarray, texts: _TextColumns, latest: Latest, values: pl.Series) -> None:
-        if latest.kind == "number":
-            matrix[:, self.words["last", latest.name]] = _bits(values)
-        else:
+        if latest.kind == "category":
             kind = ("last text", latest.name)
             texts[kind], matrix[:, self.words[kind]] = _texts(values)
+        else:
+            matrix[:, self.words["last", latest.name]] = _bits(values)
 
     def extend(self, states: Sequence[bytes], fresh: EventMatrix) -> list[bytes]:
         """Add events to states, and drop what no exact lookup can need.

@@ -17,7 +17,8 @@ from cluster.settings import load_settings
 from features.builders import category, number, timestamp
 from features.definitions import Column, FeatureSet
 from features.sources.readers import Columns, SourceReader
-from features.sources.source import POLARS_TYPES, Source
+from features.sources.source import Source
+from features.types import POLARS_TYPES
 
 if TYPE_CHECKING:
     import ray.data

@@ -22,8 +22,8 @@ from datetime import datetime, timedelta
 import numpy as np
 import polars as pl
 
-from features.sources.source import POLARS_TYPES, Source
-from features.types import INSTANT, KNOWN_FROM
+from features.sources.source import Source
+from features.types import INSTANT, KNOWN_FROM, POLARS_TYPES
 
 PENDING = "__pending"
 """Reason of a row whose key the table has with other values: decided once all rows are read (``resolve``)."""

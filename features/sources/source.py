@@ -15,18 +15,10 @@ from features.definitions import Column, FeatureSet, FeatureView, Kind, require_
 from features.outcomes import LabelWithin
 from features.sources.pseudonyms import stored_columns
 from features.sources.readers import SourceReader
-from features.types import INSTANT, KNOWN_FROM, KNOWN_UNTIL
+from features.types import KNOWN_FROM, KNOWN_UNTIL, POLARS_TYPES
 
 if TYPE_CHECKING:
     import ray.data
-
-POLARS_TYPES: dict[str, pl.DataType] = {
-    "number": pl.Float64(),
-    "category": pl.String(),
-    "timestamp": INSTANT,
-    "tensor": pl.List(pl.Float32()),
-}
-"""Type of each kind of column during validation."""
 
 
 @dataclass(frozen=True)
@@ -247,7 +239,7 @@ def _require_kinds(view: FeatureView, kinds: Mapping[str, Kind]) -> None:
     used: list[tuple[str, tuple[Kind, ...]]] = [(key, ("category",)) for key in view.entity.keys]
     used += [(name, ("timestamp",)) for name in (view.event_time, view.known_at) if name]
     used += [(a.column, ("number",)) for a in view.aggregates if a.kind == "number"]
-    used += [(f.column, ("number",)) for f in view.latest if f.kind == "number"]
+    used += [(f.column, (f.kind,)) for f in view.latest if f.kind != "category"]
     used += [(view.ties, ("number", "timestamp"))] if view.ties else []
     for name, allowed in used:
         if name not in derived and kinds[name] not in allowed:

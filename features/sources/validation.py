@@ -19,8 +19,8 @@ from cluster.errors import DataError
 from features.definitions import Column
 from features.sources.pseudonyms import PseudonymKey, protect_rows
 from features.sources.row_versions import EARLY, REPEATED, chain_versions
-from features.sources.source import POLARS_TYPES, Source
-from features.types import KNOWN_FROM
+from features.sources.source import Source
+from features.types import KNOWN_FROM, POLARS_TYPES
 
 if TYPE_CHECKING:
     import pandera.polars as pandera

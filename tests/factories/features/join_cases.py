@@ -79,7 +79,11 @@ def _aggregates(column: str, ops: tuple[str, ...], kind: str) -> st.SearchStrate
 
 @st.composite
 def views(draw: st.DrawFn) -> FeatureView:
-    latest = (Latest(column="x", name="last_x"), Latest(column="c", name="last_c", kind="category"))
+    latest = (
+        Latest(column="x", name="last_x"),
+        Latest(column="c", name="last_c", kind="category"),
+        Latest(column="happened", name="last_happened", kind="timestamp"),
+    )
     aggregates = draw(_aggregates("x", NUMBER_OPS, "number")) + draw(
         _aggregates("c", ("count", "distinct"), "category")
     )

@@ -11,7 +11,7 @@ from features.sources import row_versions
 from features.sources.landing import check_block, decide
 from features.sources.source import Source
 from features.sources.validation import REASON, deduplicate
-from features.types import INSTANT, KNOWN_FROM
+from features.types import INSTANT, KNOWN_FROM, POLARS_TYPES
 
 
 class Landed(NamedTuple):
@@ -23,7 +23,7 @@ class Landed(NamedTuple):
 
 
 def empty_table(source: Source) -> pl.DataFrame:
-    kinds = {c.name: row_versions.POLARS_TYPES[c.kind] for c in source.stored_columns}
+    kinds = {c.name: POLARS_TYPES[c.kind] for c in source.stored_columns}
     return pl.DataFrame(schema={**kinds, KNOWN_FROM: INSTANT})
 
 

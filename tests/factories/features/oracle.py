@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 import polars as pl
@@ -15,7 +16,8 @@ import polars as pl
 from features.definitions import Aggregate, FeatureView
 from features.types import AS_OF
 
-Cell = float | str | None
+Cell = float | str | datetime | None
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def expected(view: FeatureView, events: pl.DataFrame, rows: pl.DataFrame) -> list[dict[str, Cell]]:
@@ -94,8 +96,10 @@ def _finished(view: FeatureView, row: dict) -> dict[str, Cell]:
         if past > view.ttl_us or (past == view.ttl_us and not view.strict):
             newest = None
     for latest in view.latest:
-        value = newest[latest.column] if newest else None
-        values[latest.name] = _plain(value)
+        value = newest["event" if latest.kind == "timestamp" else latest.column] if newest else None
+        values[latest.name] = (
+            _EPOCH + timedelta(microseconds=value) if latest.kind == "timestamp" and newest else _plain(value)
+        )
     return values
 
 

@@ -67,7 +67,7 @@ def test_derive_with_text_python_is_accepted() -> None:
         ),
         (
             {"derived": (derive("dear", pl.col("cost") > 9),)},
-            "unknown_request_column",
+            "unknown_derived_input",
             {"feature": "dear", "columns": ["cost"]},
         ),
         ({"as_of": derive("as_of", pl.col("then"), "timestamp")}, "unknown_request_column", {"feature": "as_of"}),

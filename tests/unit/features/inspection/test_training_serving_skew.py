@@ -47,6 +47,15 @@ def test_compare_frames_of_equal_frames_has_no_mismatch() -> None:
     assert all(one.example is None and one.largest_difference == 0 for one in comparisons)
 
 
+def test_feature_derived_from_joined_ones_has_its_own_origin() -> None:
+    twice = derive("twice", pl.col("mean") * 2)
+    features = FeatureSet(**{**FEATURES.model_dump(), "derived": (*FEATURES.derived, twice)})
+    comparisons = compare_frames(features, frame(twice=[0.2, None, 0.6]), frame(twice=[0.2, 0.1, 0.6]))
+    assert [(one.origin, one.feature, one.mismatches) for one in comparisons][2:] == [
+        ("v", "mood", 0), ("derived", "twice", 1),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("served", "offline", "expected"),
     [

@@ -9,10 +9,11 @@ import pytest
 
 from cluster.errors import DataError
 from features.definitions import FeatureView
+from features.derived_columns import request_features
 from features.offline.point_in_time import join
 from features.online import backfill as backfilling
 from features.online.backfill import BackfillResult, backfill, rebuild_entities
-from features.online.feature_reader import FeatureReader, request_features
+from features.online.feature_reader import FeatureReader
 from features.online.keys import state_prefix
 from features.online.lmdb_store import LmdbStore
 from features.online.materialize import materialize, push, watermark

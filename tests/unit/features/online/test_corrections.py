@@ -13,9 +13,10 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.builders import category, number, timestamp
+from features.derived_columns import request_features
 from features.offline.point_in_time import index_events, look_up_features
 from features.online.bulk_load import load_snapshot
-from features.online.feature_reader import FeatureReader, request_features
+from features.online.feature_reader import FeatureReader
 from features.online.lmdb_store import LmdbStore
 from features.online.materialize import push
 from features.sources.landing import check_block, decide

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import struct
 from datetime import UTC, datetime
 
@@ -13,8 +14,9 @@ from hypothesis import strategies as st
 from examples.flights.features import features as flights
 from features.builders import category, derive, number, timestamp
 from features.definitions import Derived, FeatureSet
+from features.derived_columns import request_features
 from features.online.expression_compiler import FallbackRequired, compile_derived
-from features.online.feature_reader import FeatureReader, request_features
+from features.online.feature_reader import FeatureReader
 from features.types import INSTANT
 from tests.factories.effort import examples
 from tests.factories.features.stores import MemoryStore
@@ -62,9 +64,36 @@ _integers = st.recursive(
     ),
     max_leaves=4,
 )
+_units = st.sampled_from(["days", "hours", "minutes", "seconds", "milliseconds", "microseconds"])
+_lengths = st.one_of(
+    st.builds(lambda unit: getattr((T - U).dt, f"total_{unit}")(), _units),
+    st.builds(lambda unit: getattr((T - U).dt, f"total_{unit}")(fractional=True), _units),
+)
+_comparisons = st.sampled_from([operator.eq, operator.ne, operator.gt, operator.ge, operator.lt, operator.le])
+_divisors = st.one_of(st.integers(-9, 90), st.floats(-100, 100), st.sampled_from([0, 0.0, -0.0, 86_400_000_000]))
+_conditions = st.one_of(
+    st.builds(lambda do, a, b: do(a, b), _comparisons, st.sampled_from([X, Y]), st.sampled_from([X, Y, pl.lit(1)])),
+    st.builds(lambda do, part, n: do(part, n), _comparisons, _parts, st.integers(0, 60)),
+    st.builds(lambda do, text: do(pl.col("c"), text), _comparisons, st.sampled_from(["u", ""])),
+    st.sampled_from([X.is_null(), T.is_not_null(), pl.col("c").is_null()]),
+)
 _floats = st.recursive(
-    st.one_of(st.just(X), st.just(Y), _integers.map(lambda e: e.cast(pl.Float64))),
+    st.one_of(
+        st.just(X),
+        st.just(Y),
+        _lengths,
+        _integers.map(lambda e: e.cast(pl.Float64)),
+        st.builds(lambda e, n: e / n, _integers, _divisors),
+    ),
     lambda inner: st.one_of(
+        st.builds(lambda a, n: a / n, inner, _divisors),
+        st.builds(lambda a, n: n / a, inner, _divisors),
+        st.builds(lambda a, n: n - a, inner, st.sampled_from([0, -0.0, 1, 1.5])),
+        st.builds(lambda a, n: a * n, inner, st.sampled_from([0, -0.0, 1, -1, 1.5])),
+        st.builds(lambda a, n: a.fill_null(n), inner, st.one_of(st.integers(-5, 5), st.floats(-2, 2))),
+        st.builds(lambda a, b: pl.coalesce(a, b), inner, inner),
+        st.builds(lambda c, a, b: pl.when(c).then(a).otherwise(b), _conditions, inner, inner),
+        st.builds(lambda c, a, n: pl.when(c).then(a).otherwise(n), _conditions, inner, st.sampled_from([0, 1.5, None])),
         st.builds(lambda a, b: a * b, inner, inner),
         st.builds(lambda a, b: a / b, inner, inner),
         st.builds(lambda a, b: a - b, inner, inner),
@@ -75,7 +104,8 @@ _floats = st.recursive(
 _shifted = st.builds(lambda us: T - pl.duration(microseconds=us), st.integers(-(10**13), 10**13))
 features = st.one_of(
     st.builds(lambda e: derive("f", e, "category"), _integers),
-    st.builds(lambda e: derive("f", e, "number"), st.one_of(_integers, _floats)),
+    st.builds(lambda e: derive("f", e, "number"), st.one_of(_integers, _floats, _lengths, _conditions)),
+    st.builds(lambda e: derive("f", e.cast(pl.Int8), "category"), _conditions),
     st.builds(lambda e: derive("f", e, "timestamp"), _shifted),
 )
 
@@ -83,8 +113,14 @@ features = st.one_of(
 def by_polars(derived: Derived, row: dict) -> object:
     schema = {"t": pl.Int64, "u": pl.Int64, "x": pl.Float64, "y": pl.Float64, "c": pl.String}
     frame = pl.DataFrame([row], schema=schema).with_columns(pl.col("t", "u").cast(INSTANT))
-    column = request_features(FeatureSet(name="set", request=COLUMNS, derived=(derived,)), frame, 0).get_column("f")
-    return (column.to_physical() if derived.kind == "timestamp" else column).item()
+    features = FeatureSet(name="set", request=COLUMNS, derived=(derived,))
+    # Among others, as in training; a row by itself has the same bits.
+    columns = [
+        request_features(features, rows, 0).get_column("f") for rows in (pl.concat([frame, frame.clear(1)]), frame)
+    ]
+    among, alone = [(c.to_physical() if derived.kind == "timestamp" else c)[0] for c in columns]
+    assert same(among, alone)
+    return among
 
 
 def same(one: object, other: object) -> bool:
@@ -118,7 +154,7 @@ def test_flights_features_are_compiled(derived: Derived) -> None:
 
 
 @pytest.mark.parametrize(
-    "expression", [X.log1p(), pl.when(X > 1).then(X).otherwise(Y), X.cast(pl.String), X // 2, T.dt.week()]
+    "expression", [X.log1p(), pl.when(X > 1).then(1).otherwise(0), X.cast(pl.String), X // 2, T.dt.week()]
 )
 def test_unsupported_expression_is_left_to_polars(expression: pl.Expr) -> None:
     assert compile_derived(derive("f", expression), COLUMNS) is None

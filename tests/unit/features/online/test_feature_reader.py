@@ -10,8 +10,9 @@ import pytest
 from cluster.errors import SettingsError
 from features.builders import number
 from features.definitions import FeatureSet
+from features.derived_columns import request_features
 from features.offline import point_in_time
-from features.online.feature_reader import FeatureReader, request_features
+from features.online.feature_reader import FeatureReader
 from features.online.lmdb_store import LmdbStore
 from features.online.materialize import delete_view_state, materialize, watermark
 from features.online.store import open_store

@@ -12,9 +12,10 @@ import pytest
 from examples.flights.data import flights_frame, weather_frame
 from examples.flights.features import features
 from features.definitions import Aggregate, Entity, FeatureSet, FeatureView, Latest, Operation
+from features.derived_columns import request_features
 from features.events.event_history import KNOWN_AT, build_history
 from features.offline import point_in_time
-from features.online.feature_reader import FeatureReader, request_features
+from features.online.feature_reader import FeatureReader
 from features.online.materialize import materialize_history
 from features.types import AS_OF, arrow_type
 from tests.factories.features.stores import MemoryStore

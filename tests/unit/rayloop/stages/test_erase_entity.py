@@ -19,10 +19,11 @@ from cluster.storage.erasure import delete_rows
 from cluster.values import Task
 from features.builders import category, derive, hashed, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
+from features.derived_columns import request_features
 from features.encoder import Encoder
 from features.manifest import PROFILE_FILE, Manifest
 from features.offline.point_in_time import join
-from features.online.feature_reader import FeatureReader, request_features
+from features.online.feature_reader import FeatureReader
 from features.online.keys import state_prefix
 from features.online.materialize import materialize, push
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
