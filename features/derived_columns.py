@@ -80,8 +80,10 @@ def as_in_many_rows(rows: pl.DataFrame, compute: Callable[[pl.DataFrame], pl.Dat
     it is; but it computes a column that it knows to be constant, as that of a single row, and a chunk of one row as one
     number. The last bit or the sign of zero may differ.
     """
-    several = pl.concat([rows, rows.clear(1)]) if rows.height == 1 else rows
-    return compute(pl.DataFrame(several.get_columns()).rechunk()).head(rows.height)
+    columns = rows.get_columns()
+    if rows.height == 1:
+        return compute(pl.DataFrame([column.new_from_index(0, 2) for column in columns])).head(1)
+    return compute(pl.DataFrame(columns).rechunk())
 
 
 def _cast(column: Column) -> pl.Expr:

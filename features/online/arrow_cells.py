@@ -37,12 +37,12 @@ def slice_rows(numbers: np.ndarray, kinds: Sequence[pa.DataType]) -> list[pa.Arr
     """
     width, missing = numbers.shape[1], np.isnan(numbers)
     validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    whole = pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])
-    columns = [whole.slice(row * width, width) for row in range(len(numbers))]
-    return [
-        column if kind == pa.float64() else column.cast(pa.int64()).cast(kind)
-        for column, kind in zip(columns, kinds, strict=True)
-    ]
+    wholes = {pa.float64(): pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])}
+    for kind in kinds:
+        if kind not in wholes:
+            whole = np.where(missing, 0.0, numbers).astype(np.int64)
+            wholes[kind] = pa.Array.from_buffers(kind, numbers.size, [validity, pa.py_buffer(whole)])
+    return [wholes[kind].slice(row * width, width) for row, kind in enumerate(kinds)]
 
 
 @lru_cache(maxsize=8192)

@@ -23,7 +23,10 @@ def view(*keys: str, **changes: object) -> FeatureView:
         "event_time": "at",
         "known_at": "known",
         "aggregates": tuple(Aggregate(column="x", op=op, window=window, name=f"{'_'.join(keys)}_{op}") for op in OPS),
-        "latest": (Latest(column="c", name=f"{'_'.join(keys)}_c", kind="category"),),
+        "latest": (
+            Latest(column="c", name=f"{'_'.join(keys)}_c", kind="category"),
+            Latest(column="at", name=f"{'_'.join(keys)}_at", kind="timestamp"),
+        ),
     }
     return FeatureView(**{**declared, **changes})
 

@@ -13,8 +13,9 @@ from cluster.errors import DataError
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot, Task
-from features.builders import category
+from features.builders import category, derive
 from features.definitions import FeatureSet
+from features.derived_columns import joined_features
 from features.events import entity_partition
 from features.offline import point_in_time
 from features.offline.purge import Purged, assign_parts, count_block, count_parts, keep_rows, straddling_groups
@@ -27,7 +28,15 @@ from tests.factories.features.skewed_events import VIEWS, events, rows
 
 pytestmark = pytest.mark.cluster
 
-FEATURES = FeatureSet(name="set", request=category("a", "b"), views=VIEWS)
+FEATURES = FeatureSet(
+    name="set",
+    request=category("a", "b"),
+    views=VIEWS,
+    derived=(
+        derive("hours_since", (pl.col(AS_OF) - pl.col("a_at")).dt.total_hours(fractional=True)),
+        derive("per_hour", pl.col("b_sum") / pl.col("hours_since")),
+    ),
+)
 EXAMPLES = Examples(source="events", id="n", label=pl.col("x"), label_known_at="known", event_time="at")
 TASK = Task(kind="regression", label="x")
 
@@ -94,6 +103,9 @@ def test_build_frame_has_every_example_with_its_features(cluster: Settings) -> N
     for one in VIEWS:
         whole = point_in_time.join(one, history, request)
         assert frame.select(whole.columns).equals(whole), one.name
+    derived = ["hours_since", "per_hour"]
+    assert joined_features(FEATURES, frame.drop(derived)).select(derived).equals(frame.select(derived))
+    assert frame.get_column("per_hour").is_finite().sum() > history.height // 2
 
 
 def test_build_frame_with_other_classes_or_event_time_is_another_frame(cluster: Settings) -> None:

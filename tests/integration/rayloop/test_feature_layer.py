@@ -73,7 +73,11 @@ def project(name: str) -> Project:
     features = FeatureSet(
         name=name,
         request=(*mail, *category("shop"), *timestamp("when")),
-        derived=(derive("hour", pl.col("when").dt.hour()),),
+        derived=(
+            derive("hour", pl.col("when").dt.hour()),
+            derive("days_since_visit", (pl.col("as_of") - pl.col("last_visit")).dt.total_days(fractional=True)),
+            derive("spent_by_day", pl.col("last_spent") / pl.col("days_since_visit")),
+        ),
         as_of=derive("as_of", pl.col("when"), "timestamp"),
         views=(
             FeatureView(
@@ -82,7 +86,11 @@ def project(name: str) -> Project:
             ),
             FeatureView(
                 name="shop", entity=Entity(name="shop", keys=("shop",)),
-                latest=(Latest(column="spent", name="last_spent"),), **common,
+                latest=(
+                    Latest(column="spent", name="last_spent"),
+                    Latest(column="at", name="last_visit", kind="timestamp"),
+                ),
+                **common,
             ),
         ),
     )  # fmt: skip
@@ -165,7 +173,9 @@ def test_served_features_equal_offline_features(context: ProjectContext, tmp_pat
     serve(context, register(context, tmp_path), requests())
     comparison = skew_check.replay(context)
     assert (comparison.rows, comparison.mismatched_features, comparison.left_out) == (200, [], {})
-    assert {one.feature for one in comparison.features} == {"hour", "spent_3d_mean", "spent_3d_count", "last_spent"}
+    derived = {"days_since_visit", "spent_by_day"}
+    viewed = {"spent_3d_mean", "spent_3d_count", "last_spent", "last_visit"}
+    assert {one.feature for one in comparison.features} == {"hour", *viewed, *derived}
 
 
 def test_skew_check_of_stale_state_finds_feature_and_row(context: ProjectContext, tmp_path: Path) -> None:
