@@ -37,12 +37,18 @@ def slice_rows(numbers: np.ndarray, kinds: Sequence[pa.DataType]) -> list[pa.Arr
     """
     width, missing = numbers.shape[1], np.isnan(numbers)
     validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
-    wholes = {pa.float64(): pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])}
-    for kind in kinds:
-        if kind not in wholes:
-            whole = np.where(missing, 0.0, numbers).astype(np.int64)
-            wholes[kind] = pa.Array.from_buffers(kind, numbers.size, [validity, pa.py_buffer(whole)])
-    return [wholes[kind].slice(row * width, width) for row, kind in enumerate(kinds)]
+    whole = pa.Array.from_buffers(pa.float64(), numbers.size, [validity, pa.py_buffer(numbers)])
+    return [
+        whole.slice(row * width, width) if kind == pa.float64() else _times(numbers[row], missing[row], kind)
+        for row, kind in enumerate(kinds)
+    ]
+
+
+def _times(micros: np.ndarray, missing: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """Microseconds as float64, NaN for missing, as times."""
+    validity = pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
+    whole = np.where(missing, 0.0, micros).astype(np.int64)
+    return pa.Array.from_buffers(kind, micros.size, [validity, pa.py_buffer(whole)])
 
 
 @lru_cache(maxsize=8192)
