@@ -1,20 +1,20 @@
-"""Labeled rows until a challenger that equals its champion is promoted, by the default policy. Simulated evidence.
+"""Labeled rows until a challenger that equals its champion is promoted, by the default policy; and until harm is shown.
 
-Both variants know a row's true log-odds up to noise of their own. Every request is labeled and none fails.
+Simulated rollouts whose evidence goes through split, copies, log and verdict (logged_rollout.py). Both variants know a
+row's true log-odds up to noise of their own. Every request is labeled and none fails.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from statistics import median
-from typing import Literal
+from typing import NamedTuple
 
-import numpy as np
-
-from benchmarks.evidence.rows import Scores, draw
+from benchmarks.evidence.logged_rollout import LoggedRollout, Traffic
+from benchmarks.evidence.rows import HARMS, SHARE, Harm, noise_for
+from benchmarks.evidence.rows import POLICY as HARM_POLICY
 from benchmarks.results import Row, Target, row
-from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
-from deployments.analysis.verdict import judge
+from deployments.analysis.quality_test import compare_quality
 from deployments.rollout_policy import RolloutPolicy
 
 SEEDS, FEW_SEEDS = 20, 3
@@ -23,63 +23,66 @@ HORIZON = 40_000
 WORK = "an equal challenger, default steps, to its promotion"
 POLICY = RolloutPolicy()
 
-Copies = Literal["none", "losses", "all"]
-"""What the challenger's scores of the champion's rows count for: nothing, losses, or losses and errors."""
+_FEWEST_LOOK_ROWS, _LOOKS = 20, 80
 
-_LOOK_ROWS: dict[Copies, int] = {"none": 100, "losses": 100, "all": 20}
+
+class Copying(NamedTuple):
+    """How much is copied: the fraction by the policy, and the fraction of these copies that is dropped."""
+
+    copies: float
+    dropped: float = 0.0
+
+
+_CASES: dict[Copying, str] = {
+    Copying(1.0): "every request of the champion is copied",
+    Copying(1.0, 0.8): "four of five copies are dropped, as under load",
+    Copying(0.1): "a tenth of the champion's keys is copied",
+    Copying(0.0): "no copies: 224 requests without an error at a share of 5% take 4,480 rows",
+}
 
 
 def rows(small: bool, progress: Callable[[str], None]) -> Iterator[Row]:
     """Compare what copies of the champion's rows bring."""
     seeds = range(FEW_SEEDS if small else SEEDS)
-    before = POLICY.model_copy(update={"alpha_parts": "equal"})
-    about: dict[Copies, str] = {
-        "none": "without copies: 50 requests at a share of 5% take 1,000 rows, and 224 without an error, 4,480",
-        "losses": "copies count for losses, not for errors: 224 requests of the challenger's own without an error",
-        "all": "copies count for losses and for errors",
-    }
-    for copies, note in about.items():
-        progress(f"{WORK}: {note}")
-        ours, theirs = (sorted(promotion_rows(policy, copies, seed) for seed in seeds) for policy in (POLICY, before))
-        target = Target(of="value", sign="≤", limit=MOST_ROWS) if copies == "all" else None
-        full_note = f"{note}; {len(seeds)} rollouts, {sum(x > HORIZON for x in ours)} not promoted"
-        yield row(
-            WORK,
-            "labeled rows, median",
-            median(ours),
-            "alpha in equal parts, as in 0.2",
-            median(theirs),
-            target,
-            full_note,
-        )
+    without = median(promotion_rows(POLICY, Copying(0.0), seed) for seed in seeds)
+    for copying, about in _CASES.items():
+        progress(f"{WORK}: {about}")
+        ours = sorted(promotion_rows(POLICY, copying, seed) for seed in seeds)
+        target = Target(of="value", sign="≤", limit=MOST_ROWS) if copying == Copying(1.0) else None
+        note = f"{about}; {len(seeds)} rollouts, at most {ours[-1]:,}, {sum(x > HORIZON for x in ours)} not promoted"
+        yield row(WORK, "labeled rows, median", median(ours), "without copies", without, target, note)
+    for harm in HARMS:
+        yield _harm(harm, seeds, progress)
 
 
-def promotion_rows(policy: RolloutPolicy, copies: Copies, seed: int) -> int:
+def promotion_rows(policy: RolloutPolicy, copying: Copying, seed: int) -> int:
     """Labeled rows until the promotion; more than HORIZON if the rollout was aborted, or not promoted until then."""
-    chance, step, seen = np.random.default_rng(seed), 0, 0
-    by_share: dict[float, ComparisonEvidence] = {}
-    while seen <= HORIZON:
-        share = policy.steps[step]
-        by_share[share] = by_share.get(share, ComparisonEvidence()) + _look(chance, share, copies)
-        seen += _LOOK_ROWS[copies]
-        kind = judge(RolloutEvidence(by_share=by_share), share, 0.0, policy).kind
+    policy = policy.model_copy(update={"copies": copying.copies})
+    rollout, step = LoggedRollout(policy, seed, Traffic(dropped=copying.dropped)), 0
+    while rollout.rows <= HORIZON:
+        rollout.serve(max(_FEWEST_LOOK_ROWS, rollout.rows // _LOOKS), policy.steps[step])
+        kind = rollout.judge(policy.steps[step]).kind
         if kind == "abort":
             break
         step += kind == "advance"
         if step == len(policy.steps):
-            return seen
+            return rollout.rows
     return HORIZON + 1
 
 
-def _look(chance: np.random.Generator, share: float, copies: Copies) -> ComparisonEvidence:
-    """Evidence of the labeled rows between two looks."""
-    rows = _LOOK_ROWS[copies]
-    scores, to_challenger = draw(chance, rows, 0.0, shared=False), chance.random(rows) < share
-    paired = scores if copies != "none" else Scores(*(of[to_challenger] for of in scores))
-    keys = int(to_challenger.sum())
-    return paired.evidence.model_copy(
-        update={
-            "champion": VariantStats(requests=rows - keys, keys=rows - keys),
-            "challenger": VariantStats(requests=rows if copies == "all" else keys, keys=keys),
-        }
-    )
+def harm_rows(harm: Harm, copies: float, seed: int) -> int:
+    """Labeled rows, of all requests, until quality shows that the challenger is worse."""
+    policy = HARM_POLICY.model_copy(update={"copies": copies})
+    rollout = LoggedRollout(policy, seed, Traffic(noise_for(harm.size), shared=True))
+    while not compare_quality(rollout.evidence(), policy).regression:
+        rollout.serve(harm.look_rows, SHARE)
+    return rollout.rows
+
+
+def _harm(harm: Harm, seeds: range, progress: Callable[[str], None]) -> Row:
+    work = f"a harm of {harm.size:.0%} shown, challenger's share {SHARE:.0%}, every request of the champion is copied"
+    progress(work)
+    ours = sorted(harm_rows(harm, 1.0, seed) for seed in seeds)
+    note = f"{len(seeds)} rollouts, at most {ours[-1]:,}; section rows has the same without log and split"
+    target = Target(of="value", sign="≤", limit=harm.most_rows)
+    return row(work, "labeled rows, median", median(ours), target=target, note=note)
