@@ -69,12 +69,12 @@ class RolloutPolicy(Frozen):
     shadow: bool = False
     """Challengers score copies of requests while the champion answers all of them, until a promotion. Copies are
     dropped under load, which the metric ``rayloop_shadow_dropped`` counts."""
-    copies: float = Field(default=0.0, ge=0.0, le=1.0)
+    copies: float = Field(default=1.0, ge=0.0, le=1.0)
     """Fraction of the routing keys, of those that the champion answers, whose requests a challenger also scores after
-    the answer, as evidence. None in shadow mode, where ``steps`` are the shares that are copied."""
+    the answer, as evidence; all by default. None in shadow mode, where ``steps`` are the shares that are copied."""
     copy_cpus: float = Field(default=0.05, gt=0.0)
-    """CPUs that copies may occupy on average, for each replica of the champion. Copies beyond it are dropped, which the
-    metric ``rayloop_shadow_dropped`` counts."""
+    """CPUs that copies may occupy on average, for each replica of the champion; a twentieth by default. Copies beyond
+    it are dropped, which the metric ``rayloop_shadow_dropped`` counts."""
     webhooks: tuple[Webhook, ...] = ()
     """Addresses that approve steps or are notified of them."""
     metric: Metric = "loss"
