@@ -182,6 +182,10 @@ class GateReport(Stored, stored_as="gate report"):
         return tuple(check for check in self.checks if not check.passed)
 
 
+AFTER_PROMOTION = ("rollback", "confirm", "alarm", "expire", "supersede")
+"""Actions that follow a rollout's end. All but a rollback leave the promoted version (rollout/probation.py)."""
+
+
 class Decision(Frozen):
     """One entry of a rollout's journal."""
 
@@ -189,7 +193,11 @@ class Decision(Frozen):
     """Id of the rollout."""
     at: float
     """Wall-clock time, in seconds since the epoch."""
-    action: Literal["start", "hold", "advance", "drop", "promote", "abort", "pause", "invalid", "resume", "rollback"]
+    action: Literal[
+        "start", "hold", "advance", "drop", "promote", "abort", "pause", "invalid", "resume", "rollback",
+        "confirm", "alarm", "expire", "supersede",
+    ]  # fmt: skip
+    """Those in AFTER_PROMOTION follow its end."""
     share: float
     """Each challenger's share of requests after the action, in [0, 1]."""
     reason: str

@@ -15,6 +15,10 @@ from deployments.freeze_windows import FreezeWindow
 DefaultAction = Literal["hold", "abort", "advance"]
 EvidenceCheck = Literal["split", "variant", "scores", "requests", "duplicates", "coverage", "delay", "labels", "loss"]
 """Checks of the evidence itself (deployments/analysis/validity/validity_checks.py)."""
+Path = Literal["labels", "health"]
+LateHarm = Literal["rollback", "alarm"]
+
+DAY_S = 86_400.0
 
 Test = Literal["quality", "early_quality", "error_rate", "error_ratio", "latency", "split"]
 """Tests that may stop a challenger (deployments/analysis/criteria.py, quality_test.py)."""
@@ -123,6 +127,28 @@ class RolloutPolicy(Frozen):
     """Seconds between two passes of the controller."""
     challenger_timeout_s: float = Field(default=1.0, gt=0.0)
     """Seconds within which a challenger must answer a request; after that the champion answers it."""
+    label_delay_s: float | None = Field(default=None, ge=0.0)
+    """Seconds within which 95% of the labels are known; None: within a step. A project's own delay replaces None, and
+    settings that are not given follow from it (deployments/label_delay.py)."""
+    label_wait_s: float = Field(default=30 * DAY_S, gt=0.0)
+    """Seconds that a row which both variants scored waits for its label."""
+    path: Path = "labels"
+    """What a challenger must show to advance: that its labeled rows are within the margin, or, where labels take longer
+    than a rollout, that it is healthy (deployments/analysis/health.py)."""
+    max_disagreement: float = Field(default=0.1, gt=0.0, le=1.0)
+    """On the path of health: how far the scores of both variants for the same row may differ. Classification: the
+    distance of their probabilities (total variation), on average. Regression: the mean squared difference, as a
+    fraction of the variance of the champion's scores."""
+    max_estimated_excess: float | None = Field(default=0.25, ge=0.0)
+    """On the path of health: fraction by which the challenger's cost may exceed the champion's if labels follow the
+    champion's probabilities; None: not estimated. A regression has no such estimate."""
+    probation_share: float = Field(default=0.1, gt=0.0, le=1.0)
+    """After a promotion on health: share of requests of which the former champion scores copies."""
+    probation_s: float | None = Field(default=None, gt=0.0)
+    """Seconds from a promotion on health until the comparison ends without a verdict; None: twice ``label_delay_s``, or
+    30 days more than it if that is longer."""
+    on_late_harm: LateHarm = "rollback"
+    """Action when labels show after a promotion on health that the promoted version is worse."""
 
     @model_validator(mode="after")
     def _steps_rise_to_one(self) -> Self:
@@ -155,6 +181,17 @@ class RolloutPolicy(Frozen):
         """Error probability of a test that may abort: its part of alpha, of which tests that are off spend nothing."""
         weights = self._weights
         return self.alpha * weights.get(test, 0.0) / sum(weights.values())
+
+    @property
+    def probation_limit_s(self) -> float:
+        """Seconds from a promotion on health until the comparison ends without a verdict."""
+        delay = self.label_delay_s or 0.0
+        return self.probation_s if self.probation_s is not None else delay + max(delay, 30 * DAY_S)
+
+    @property
+    def probation_poll_s(self) -> float:
+        """Seconds between two looks at labels that come for weeks."""
+        return max(self.poll_s, min(60.0, (self.label_delay_s or 0.0) / 100.0))
 
     @property
     def min_pairs(self) -> int:

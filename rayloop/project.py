@@ -50,7 +50,8 @@ class Period:
 class Simulation:
     """History replayed as live traffic, to see the whole loop before real traffic arrives.
 
-    A phase begins where the previous one ended if that is later than the phase's own start.
+    A phase begins where the previous one ended if that is later than the phase's own start. History is replayed faster
+    than the clock: a project whose labels take longer than a day needs ``RolloutPolicy(path="labels")`` for it.
     """
 
     quiet: Period
@@ -89,6 +90,9 @@ class Project:
     """How it is trained."""
     gate: GatePolicy
     """What a candidate must reach before it is registered."""
+    label_delay: timedelta | None = None
+    """Time within which 95% of the labels are known; None: what ``rl.label_within`` says, else measured from the
+    training frame. Where it is longer than a rollout, health decides its steps, and labels after the promotion."""
     compress: tuple[Compression, ...] = ()
     """Steps to a smaller model (Prune, Distill); a step that fails the gate is skipped."""
     tune: TuneConfig | None = None
@@ -120,6 +124,8 @@ class Project:
             raise ProjectError("project.source_repeated", project=self.name, sources=sorted(repeated))
         if self.task.kind == "multiclass" and len(self.task.classes) < 2:
             raise ProjectError("project.too_few_classes", project=self.name, classes=self.task.classes)
+        if self.label_delay is not None and self.label_delay < timedelta(0):
+            raise ProjectError("project.label_delay", project=self.name, delay=self.label_delay)
         if self.task.kind == "multilabel":
             raise ProjectError("project.multilabel", project=self.name)
         require_columns(self.features, self.examples, self.sources, self.split.group)

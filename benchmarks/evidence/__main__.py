@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import results
-from benchmarks.evidence import estimates, ladder, leak, quiet_year, rebuild, sabotage, split
+from benchmarks.evidence import estimates, ladder, late_labels, leak, quiet_year, rebuild, sabotage, split
 from benchmarks.evidence import rows as rows_to_harm
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Callable[[bool, Callable[[str], None]], Iterable[Row]]] = {
     "sound": sabotage.sound_rows,
     "split": split.rows,
     "rebuild": rebuild.rows,
+    "late-labels": late_labels.rows,
 }
 
 

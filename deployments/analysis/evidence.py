@@ -11,6 +11,7 @@ from deployments.analysis.clipped_differences import ClippedDifferences
 from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.predicted_moments import PredictedMoments
+from deployments.analysis.score_agreement import ScoreAgreement
 from deployments.analysis.validity.validity_evidence import ValidityEvidence
 
 
@@ -113,6 +114,8 @@ class ComparisonEvidence(Additive):
     """Of the same rows as ``paired``."""
     early: ClippedDifferences = ClippedDifferences()
     """Of the same rows as ``paired``."""
+    agreement: ScoreAgreement = ScoreAgreement()
+    """Of the first rows that both variants scored, labeled or not."""
 
     @property
     def scored(self) -> VariantStats:

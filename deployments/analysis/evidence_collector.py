@@ -22,8 +22,16 @@ from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, V
 from deployments.analysis.key_counts import KeyCounter, key_hash
 from deployments.analysis.latency_samples import LatencyCollector
 from deployments.analysis.paired_moments import PairedMoments
-from deployments.analysis.paired_predictions import Label, PairedPrediction, PairedPredictions
+from deployments.analysis.paired_predictions import (
+    UNKNOWN_DELAY,
+    Label,
+    LabelWaits,
+    PairedPrediction,
+    PairedPredictions,
+)
 from deployments.analysis.predicted_moments import PredictedMoments
+from deployments.analysis.score_agreement import ScoreAgreement
+from deployments.analysis.scored_rows import ScoredRows
 from deployments.analysis.validity.label_history import label_history
 from deployments.analysis.validity.validity_collector import SeenKeys, ValidityCollector
 from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Assignment, HeldOut
@@ -31,6 +39,9 @@ from deployments.traffic_split import slice_start
 
 MAX_LABELS = 500_000
 """Labels kept for the join; beyond it the oldest are dropped."""
+
+REPLAY_ROWS = 20_000
+"""Rows of the tables that are added between two parts of the labels."""
 
 SAMPLE_ROWS, SAMPLE_ROWS_OF_BATCH = 64, 8
 """Rows that wait to be scored again: at most, and of one batch."""
@@ -50,7 +61,7 @@ def evidence_columns(task: Task) -> tuple[str, ...]:
     name = _score_column(task.kind == "multiclass")
     assigned = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
-    several = ("champion_share", "challenger_version", "copied")
+    several = ("champion_share", "challenger_version", "version", "copied")
     return (*assigned, *timed, *several, name, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
 
 
@@ -65,15 +76,18 @@ class EvidenceCollector:
         rollout: Id of the rollout.
         challengers: Versions that it started with.
         since_us: Rows from before this time are set aside, microseconds since the epoch.
+        waits: How long rows wait for their labels.
     """
 
-    def __init__(self, rollout: str, challengers: Sequence[str], since_us: int = 0) -> None:
+    def __init__(
+        self, rollout: str, challengers: Sequence[str], since_us: int = 0, waits: LabelWaits = UNKNOWN_DELAY
+    ) -> None:
         self.rollout, self.since_us = rollout, since_us
         self._seen_keys = SeenKeys()
         self._sample: list[pa.Table] = []
         starts = [slice_start(index, len(challengers)) for index in range(len(challengers))]
         self._collectors = {
-            version: _PairwiseCollector(version, ValidityCollector(rollout, start))
+            version: _PairwiseCollector(version, ValidityCollector(rollout, start), waits)
             for version, start in zip(challengers, starts, strict=True)
         }
         self._labels: dict[str, Label] = {}
@@ -84,12 +98,16 @@ class EvidenceCollector:
         if self.since_us:
             at_us = rollout_rows.column("at").cast(pa.int64())
             rollout_rows = rollout_rows.filter(pc.greater_equal(at_us, self.since_us))
-        self._keep_sample(rollout_rows)
+        canary, probation = _divide(rollout_rows, list(self._collectors))
+        self._keep_sample(canary)
         for version, collector in self._collectors.items():
-            collector.validity.check_assignment(_for_challenger(rollout_rows, version))
-        keyed = self._seen_keys.mark_first(_with_keys(rollout_rows))
+            collector.validity.check_assignment(_for_challenger(canary, version))
+        keyed = self._seen_keys.mark_first(_with_keys(canary))
         for version, collector in self._collectors.items():
             collector.add(_pairwise_shares(_for_challenger(keyed, version)), self._labels)
+            if probation.num_rows:
+                answered = probation.filter(pc.equal(probation.column("version"), version))
+                collector.add_probation(_with_keys(answered), self._labels)
 
     def add_labels(self, rows: pa.Table) -> None:
         """Add rows of the label log."""
@@ -104,6 +122,17 @@ class EvidenceCollector:
             collector.validity.add_labels(list(newest.items()))
         while len(self._labels) > MAX_LABELS:
             del self._labels[next(iter(self._labels))]
+
+    def add_log(self, predictions: pa.Table, labels: pa.Table) -> None:
+        """Add what the tables have in the order in which it came: which rows still wait depends on it."""
+        rows, labels, start = predictions.sort_by("at"), labels.sort_by("received"), 0
+        received = labels.column("received").to_numpy()
+        for part in (rows.slice(first, REPLAY_ROWS) for first in range(0, rows.num_rows, REPLAY_ROWS)):
+            end = int(np.searchsorted(received, part["at"].to_numpy()[0], side="right"))
+            self.add_labels(labels.slice(start, end - start))
+            self.add_predictions(part)
+            start = end
+        self.add_labels(labels.slice(start))
 
     def set_history(self, predictions: pa.Table, labels: pa.Table) -> None:
         """Compute how labels came before the rollout, from the rows of both logs."""
@@ -149,13 +178,14 @@ class EvidenceCollector:
 class _PairwiseCollector:
     """Statistics of one challenger and the champion."""
 
-    def __init__(self, version: str, validity: ValidityCollector) -> None:
+    def __init__(self, version: str, validity: ValidityCollector, waits: LabelWaits) -> None:
         self._version, self.validity = version, validity
         self._stats: dict[tuple[float, str], VariantStats] = defaultdict(VariantStats)
         self._keys: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
         self._time_buckets: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
         self._latency = LatencyCollector()
-        self.pairs = PairedPredictions()
+        self._scored = ScoredRows()
+        self.pairs = PairedPredictions(waits)
 
     def add(self, rollout_rows: pa.Table, labels: Mapping[str, Label]) -> None:
         """Add rows that were assigned to one of the two, and the labels that arrived before them."""
@@ -175,6 +205,11 @@ class _PairwiseCollector:
         self._add_pairs(_scored_by(rollout_rows, self._version), labels)
         self.validity.add(_own_scores(rollout_rows, self._version), labels)
 
+    def add_probation(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
+        """Add rows that this version answered after its promotion, and the former champion scored, too."""
+        self._stats[1.0, CHALLENGER] += VariantStats()
+        self._add_pairs(_as_challenger(rows), labels, compare_scores=False)
+
     def evidence(self, task: Task, metric: Metric, held_out: HeldOut) -> RolloutEvidence:
         labeled: dict[float, list[tuple[PairedPrediction, float]]] = defaultdict(list)
         for pair, label in self.pairs.labeled_pairs():
@@ -187,11 +222,13 @@ class _PairwiseCollector:
                 challenger=self._stats[share, CHALLENGER],
                 copies=self._stats[share, _COPIES],
             )
-            by_share[share] = self._complete(stats, share, _compare_losses(task, metric, labeled[share]))
+            losses = _compare_losses(task, metric, labeled[share], self._scored.agreement(task, metric, share))
+            by_share[share] = self._complete(stats, share, losses)
         joined = [pair for share in shares for pair in labeled[share]]
         # In the sum over the shares, each key that occurred at several of them counts once.
         total = sum(by_share.values(), ComparisonEvidence())
-        overall = self._complete(total, _ALL_SHARES, _compare_losses(task, metric, joined))
+        losses = _compare_losses(task, metric, joined, self._scored.agreement(task, metric))
+        overall = self._complete(total, _ALL_SHARES, losses)
         validity = self.validity.evidence(task, held_out)
         return RolloutEvidence(
             by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows, validity=validity
@@ -234,18 +271,23 @@ class _PairwiseCollector:
         copies = variant == _COPIES
         return self._keys[scope, copies], self._time_buckets[scope, copies]
 
-    def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
+    def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label], compare_scores: bool = True) -> None:
         name = _score_column("champion_probabilities" in rows.column_names)
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
         columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
         for id, key, share, a, b, at in zip(*columns, both.column("at").cast(pa.int64()).to_pylist(), strict=True):
-            self.pairs.add(id, PairedPrediction(share, key_hash(key), a, b, at), labels.get(id))
+            pair = PairedPrediction(share, key_hash(key), a, b, at)
+            self.pairs.add(id, pair, labels.get(id))
+            if compare_scores:
+                self._scored.add(pair)
 
 
-def _compare_losses(task: Task, metric: Metric, labeled: list[tuple[PairedPrediction, float]]) -> ComparisonEvidence:
+def _compare_losses(
+    task: Task, metric: Metric, labeled: list[tuple[PairedPrediction, float]], agreement: ScoreAgreement
+) -> ComparisonEvidence:
     if not labeled:
-        return ComparisonEvidence()
+        return ComparisonEvidence(agreement=agreement)
     truth, keys = np.array([label for _, label in labeled]), np.array([pair.key for pair, _ in labeled])
     scores = [np.array([pair.champion for pair, _ in labeled]), np.array([pair.challenger for pair, _ in labeled])]
     champion, challenger = (row_loss(task, of_variant, truth, metric) for of_variant in scores)
@@ -253,6 +295,7 @@ def _compare_losses(task: Task, metric: Metric, labeled: list[tuple[PairedPredic
         paired=PairedMoments.from_losses(champion, challenger, keys),
         predicted=PredictedMoments.from_scores(task, scores[0], scores[1], metric),
         early=ClippedDifferences.from_losses(task, champion, challenger, metric),
+        agreement=agreement,
     )
 
 
@@ -261,6 +304,24 @@ def _without_forced(rows: pa.Table) -> pa.Table:
     if "forced" not in rows.column_names:
         return rows
     return rows.filter(pc.invert(pc.fill_null(rows.column("forced"), False)))
+
+
+def _divide(rows: pa.Table, challengers: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    """Rows of the rollout itself, and those of a probation: copies of these went to the former champion."""
+    if "challenger_version" not in rows.column_names or "version" not in rows.column_names:
+        return rows, rows.slice(0, 0)
+    scored_by = rows.column("challenger_version")
+    former = pc.and_(scored_by.is_valid(), pc.invert(pc.is_in(scored_by, pa.array(challengers, scored_by.type))))
+    return rows.filter(pc.invert(former)), rows.filter(former)
+
+
+def _as_challenger(rows: pa.Table) -> pa.Table:
+    """Exchange the variants of a probation's rows: in the comparison, the promoted version is still the challenger."""
+    name = _score_column("champion_probabilities" in rows.column_names)
+    exchanged = {f"{CHAMPION}_{name}": f"{CHALLENGER}_{name}", f"{CHALLENGER}_{name}": f"{CHAMPION}_{name}"}
+    renamed = rows.rename_columns([exchanged.get(column, column) for column in rows.column_names])
+    share = pa.array([1.0] * rows.num_rows, pa.float64())
+    return renamed.set_column(renamed.column_names.index("share"), "share", share)
 
 
 def _for_challenger(rows: pa.Table, version: str) -> pa.Table:

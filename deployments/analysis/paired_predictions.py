@@ -1,10 +1,10 @@
 """Rows that both variants scored, with their labels or waiting for them. Pure.
 
-Memory is bounded. Every row expires after MAX_WAIT_S. When there are too many rows, only those whose id has a hash
-below a limit go on waiting, and the limit is halved as often as needed: where labels take long, a sample of all rows
-waits, instead of the newest rows, none of which would live to see its label. Which rows count depends on ids, on time
-and on the number of labels, never on their values, as a sequential test requires. When labeled rows fill all places, no
-more rows are added.
+Memory is bounded: every row expires after a time, and when there are too many, the row that has waited longest expires
+if its label is overdue. While none is, rows are thinned, those that wait and those that come later, to those whose ids
+have the smaller hashes: otherwise, with labels that take months, no row would live until its label comes. All this
+depends on ids, the order of arrival and time alone, never on the label, so it does not bias which rows count, and a
+labeled row stays, as a sequential test requires. When labeled rows fill all places, no more rows are added.
 """
 
 from __future__ import annotations
@@ -16,10 +16,21 @@ from typing import NamedTuple
 from deployments.analysis.key_counts import HASHES, key_hash
 
 MAX_PAIRS = 200_000
-MAX_WAIT_S = 30 * 86_400.0
 
 Label = tuple[int, float]
 """When it was received, in any unit, and its value."""
+
+
+class LabelWaits(NamedTuple):
+    """How long rows wait for their labels, seconds."""
+
+    wait_s: float = 30 * 86_400.0
+    """Every row that has waited longer expires."""
+    delay_s: float = 0.0
+    """A label that takes longer is overdue; 0: every one is, because it is not known how long labels take."""
+
+
+UNKNOWN_DELAY = LabelWaits()
 
 
 class PairedPrediction(NamedTuple):
@@ -35,12 +46,11 @@ class PairedPrediction(NamedTuple):
 class PairedPredictions:
     """Paired predictions by row id. Only the newest label of a row counts."""
 
-    def __init__(self, most: int = MAX_PAIRS, wait_s: float = MAX_WAIT_S) -> None:
-        self._most, self._wait_us = most, wait_s * 1e6
+    def __init__(self, waits: LabelWaits = UNKNOWN_DELAY, most: int = MAX_PAIRS) -> None:
+        self._waits, self._most, self._limit = waits, most, HASHES
         self._waiting: OrderedDict[str, PairedPrediction] = OrderedDict()
         self._labeled: dict[str, tuple[PairedPrediction, Label]] = {}
         self._newest_us = 0
-        self._limit = HASHES
         self.expired_rows = 0
         """Rows without a label that expired, or had no place."""
 
@@ -53,11 +63,12 @@ class PairedPredictions:
         if self._limit < HASHES and key_hash(id) >= self._limit:
             del self._waiting[id]
             self.expired_rows += 1
-        while self._waiting and self._is_expired(next(iter(self._waiting.values()))):
-            self._waiting.popitem(last=False)
-            self.expired_rows += 1
-        while self._waiting and len(self._waiting) + len(self._labeled) > self._most:
-            self._thin()
+        while self._waiting and (self._is_full or self._oldest_s > self._waits.wait_s):
+            if self._oldest_s > self._waits.delay_s or not self._waits.delay_s:
+                self._waiting.popitem(last=False)
+                self.expired_rows += 1
+            else:
+                self._thin()
         if label is not None:
             self.add_label(id, label)
 
@@ -74,8 +85,14 @@ class PairedPredictions:
         for pair, (_, value) in self._labeled.values():
             yield pair, value
 
-    def _is_expired(self, oldest: PairedPrediction) -> bool:
-        return self._newest_us - oldest.at_us > self._wait_us
+    @property
+    def _is_full(self) -> bool:
+        return len(self._waiting) + len(self._labeled) > self._most
+
+    @property
+    def _oldest_s(self) -> float:
+        """Age of the row that has waited longest, seconds."""
+        return (self._newest_us - next(iter(self._waiting.values())).at_us) / 1e6
 
     def _thin(self) -> None:
         """Halve the limit, or leave no row waiting when labeled rows fill all places."""

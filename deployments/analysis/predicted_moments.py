@@ -32,13 +32,13 @@ class PredictedMoments(Additive):
         """Compute from the scores of both variants for the same rows, shaped as in ``row_loss``."""
         if task.kind == "regression" or metric != "loss" or not len(champion):
             return cls()
-        both = [_class_probabilities(task, scores) for scores in (champion, challenger)]
+        both = [class_probabilities(task, scores) for scores in (champion, challenger)]
         losses = [-np.log(p) for p in both]
         return cls(by_champion=_moments(losses, both[0]), by_challenger=_moments(losses, both[1]))
 
 
-def _class_probabilities(task: Task, scores: np.ndarray) -> np.ndarray:
-    """Probabilities [rows, labels, classes]."""
+def class_probabilities(task: Task, scores: np.ndarray) -> np.ndarray:
+    """Return the probabilities [rows, labels, classes] of scores [rows], or [rows, classes or labels]."""
     clipped = np.clip(scores, PROBABILITY_FLOOR, 1.0 - PROBABILITY_FLOOR)
     if task.kind == "multiclass":
         return np.asarray(clipped[:, np.newaxis, :])

@@ -10,6 +10,8 @@ quality  Is its mean loss, or its share of mistakes, above the champion's on the
          times the champion's? (quality_test.py)
 latency  Is a quantile of its time in the predictor beyond the champion's, with margin and floor? (latency_histogram.py)
 memory   Did the memory of a replica grow beyond its limit?
+health   Where labels take longer than a rollout, quality cannot carry its steps: agreement of the scores, and what the
+         labels would cost if they followed the champion's probabilities, take its place. (health.py)
 
 *Worse* (a regression by any criterion): abort. *Invalid* (a check of the evidence fails, validity/validity_checks.py):
 the rollout pauses, and no version is blamed. The error rate's limit, latency and memory are judged before that: they
@@ -35,7 +37,7 @@ from __future__ import annotations
 from typing import Literal
 
 from cluster.values import Frozen
-from deployments.analysis import criteria
+from deployments.analysis import criteria, health
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, pairwise_share
 from deployments.analysis.quality_test import compare_quality, format_costs
 from deployments.analysis.sample_ratio import format_keys, log_e_first_keys, log_e_split, possible_shares
@@ -98,8 +100,9 @@ def judge(
     policy, at_share = policy.divide_alpha(n_initial), pairwise_share(share, 1.0 - n_active * share)
     total, step = evidence.total, evidence.at_share(at_share)
     evidence = evidence.model_copy(update={"overall": total})
-    validity = _check_validity(evidence, policy, possible_shares(policy.steps, n_initial))
-    limits, comparisons = ([check(evidence, policy) for check in checks] for checks in (_LIMITS, _COMPARISONS))
+    validity = check_evidence(evidence, policy, n_initial)
+    of_path = health.COMPARISONS if policy.path == "health" else _COMPARISONS
+    limits, comparisons = ([check(evidence, policy) for check in checks] for checks in (_LIMITS, of_path))
     figures = _count_figures(total, step) | {"given_up": float(evidence.expired_rows)} | validity.figures
     for result in (*limits, *comparisons):
         figures |= result.figures
@@ -107,14 +110,14 @@ def judge(
         return Verdict(kind="abort", reason=harm, figures=figures)
     if validity.failed is not None:
         return _invalid(validity.failed, figures)
-    unsettled = validity.suspicious or validity.unproven
+    unsettled, waits = validity.suspicious or validity.unproven, validity.suspicious
+    if policy.path == "labels":
+        waits = unsettled
     worse = next((result.regression for result in comparisons if result.regression), "")
     if worse and not unsettled:
         return Verdict(kind="abort", reason=worse, figures=figures, compared=True)
     too_few = _missing_counts(step, at_share, policy)
-    missing = (
-        too_few or unsettled or next((r.missing_evidence for r in (*limits, *comparisons) if r.missing_evidence), "")
-    )
+    missing = too_few or waits or next((r.missing_evidence for r in (*limits, *comparisons) if r.missing_evidence), "")
     if not missing:
         return Verdict(kind="advance", reason=_advance_reason(total, policy), figures=figures)
     if step_age_s < policy.deadline_s:
@@ -127,9 +130,15 @@ def judge(
     return Verdict(kind=default, reason=reason, figures=figures)
 
 
-def _check_validity(evidence: RolloutEvidence, policy: RolloutPolicy, shares: tuple[float, ...]) -> ValidityResult:
-    """Check the evidence; where no rows were collected, the split alone, by the keys of each step."""
-    labeled = evidence.total.paired.n
+def check_evidence(evidence: RolloutEvidence, policy: RolloutPolicy, n_initial: int = 1) -> ValidityResult:
+    """Check the evidence; where no rows were collected, the split alone, by the keys of each step.
+
+    Args:
+        evidence: All evidence on one challenger.
+        policy: The rollout's policy, with the challenger's part of each error rate.
+        n_initial: Challengers that the rollout began with.
+    """
+    labeled, shares = evidence.total.paired.n, possible_shares(policy.steps, n_initial)
     if evidence.validity is None:
         return check_validity(ValidityEvidence(), policy, log_e_split(evidence, shares), format_keys(evidence), labeled)
     split = log_e_first_keys(evidence.validity.first_keys, len(shares))
@@ -150,12 +159,16 @@ def _missing_counts(step: ComparisonEvidence, share: float, policy: RolloutPolic
         return f"{step.scored.answered} of {policy.min_requests} requests"
     if share < 1.0 and step.champion.requests < policy.min_requests:
         return f"{step.champion.requests} of {policy.min_requests} requests to the champion"
+    if policy.path == "health":
+        return health.missing_rows(step, policy)
     if step.paired.n < policy.min_labeled:
         return f"{step.paired.n} of {policy.min_labeled} labeled rows"
     return ""
 
 
 def _advance_reason(total: ComparisonEvidence, policy: RolloutPolicy) -> str:
+    if policy.path == "health":
+        return health.describe_health(total, policy)
     return (
         f"not worse: {format_costs(total.paired, policy)}, within the margin of {policy.margin:.1%}; "
         f"{total.scored.errors} errors in {total.scored.answered} requests"

@@ -97,6 +97,8 @@ def build_answer(
     split, version = first.state.config.split, first.state.champion.version
     only_champion = copied is not None or (split is not None and split.shadow)
     by_challenger = challenger is not None and challenger.scores is not None and not only_champion
+    # At share 0, during a probation, requests that were not copied say nothing about the rollout.
+    logged = split if split is not None and (split.share > 0.0 or challenger is not None) else None
     assert champion.frame is not None
     return PredictionBatch(
         requests=[request.id for request in requests],
@@ -112,9 +114,9 @@ def build_answer(
         at_us=first.at_us,
         champion_latency_ms=None if champion.scores is None else champion.latency_ms,
         challenger_latency_ms=challenger.latency_ms if challenger and challenger.scores is not None else None,
-        rollout=split.rollout if split else None,
-        share=split.share if split else None,
-        champion_share=split.champion_share if split else None,
+        rollout=logged.rollout if logged else None,
+        share=logged.share if logged else None,
+        champion_share=logged.champion_share if logged else None,
         challenger_version=challenger.version if copied and challenger else first.challenger,
         champion=champion.scores,
         challenger=challenger.scores if challenger else None,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 from cluster.door.moves import Moves
-from cluster.errors import RayloopError, WriterReplaced
+from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.names import rollout_actor
-from cluster.values import Frozen
+from cluster.values import Frozen, ModelVersion
 from deployments import serve_schema
-from deployments.serve_schema import ServerConfig
+from deployments.serve_schema import ServerConfig, TrafficSplit
 
 Applications = dict[str, dict[str, Any]]
 """Configurations of applications, by name."""
@@ -101,6 +101,22 @@ def drop_challengers(apps: Applications, model: str, retained: Set[str] = frozen
     """Remove the applications of a model's challengers, but for those whose names are retained."""
     for name in challengers(apps, model) - retained:
         del apps[name]
+
+
+def kept_split(current: ServerConfig | None, champion: ModelVersion) -> TrafficSplit | None:
+    """Return the split that stays when a champion is deployed: that of a probation, in which copies are scored.
+
+    Args:
+        current: What is served; None without an application.
+        champion: What is deployed.
+
+    Raises:
+        RolloutError: A rollout is in progress.
+    """
+    split = current.split if current else None
+    if current is not None and split and (split.share or current.champion.version != champion.version):
+        raise RolloutError("rollout.in_progress", model=champion.model, rollout=split.rollout)
+    return split
 
 
 def halted_versions(config: ServerConfig, rollout: str) -> set[str]:

@@ -38,16 +38,18 @@ from cluster.settings import Settings
 from cluster.storage.claims import Claim
 from cluster.storage.tables import Tables
 from cluster.times import epoch_microseconds
-from cluster.values import Decision, Frozen, ModelVersion, Task
+from cluster.values import Decision, ModelVersion, Task
 from deployments.analysis.evidence import RolloutEvidence
+from deployments.analysis.paired_predictions import LabelWaits
 from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT
 from deployments.analysis.verdict import Verdict
-from deployments.rollout import state_machine, webhook_client
+from deployments.rollout import probation, state_machine, webhook_client
 from deployments.rollout.advance_guards import hold_decision
 from deployments.rollout.approvals import Approvals
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.multi_challenger import decide, judge_all
 from deployments.rollout.reconciler import Reconciler
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.score_checker import ScoreChecker
 from deployments.rollout.serve_config import ServingOptions
 from deployments.rollout.state_machine import Command, RolloutState
@@ -57,34 +59,6 @@ from deployments.telemetry.log_writer import connect_log_writer
 _log = logging.getLogger(__name__)
 EVIDENCE_S = 30.0
 """Within which the log writer must answer; a pass that waits for it keeps commands waiting."""
-
-
-class RolloutStatus(Frozen):
-    """State, evidence and journal of a model's newest rollout."""
-
-    state: RolloutState | None
-    """None before the model's first rollout."""
-    applied: bool
-    """Whether Serve and the aliases agree with the state."""
-    evidence: dict[str, RolloutEvidence]
-    """Newest evidence, by challenger version."""
-    verdicts: dict[str, Verdict]
-    """Newest verdicts, by challenger version."""
-    decisions: tuple[Decision, ...]
-    """Journal entries of the newest rollout, oldest first."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether there was a rollout, and it has ended and been applied."""
-        return self.state is not None and self.applied and not self.state.active
-
-    @property
-    def requests(self) -> int:
-        """Requests of all variants in the evidence."""
-        totals = [evidence.total for evidence in self.evidence.values()]
-        return max((total.champion.requests for total in totals), default=0) + sum(
-            total.challenger.requests for total in totals
-        )
 
 
 def connect_controller(model: str, settings: Settings) -> ActorHandle[Any]:
@@ -124,6 +98,8 @@ class RolloutController:
         self._applied = True
         self._in_doubt = True
         """Whether the journal may have other entries than those that led to the state."""
+        self._next_look = 0.0
+        """When labels are looked at again, of a version on probation; of the monotonic clock."""
         self._loop = asyncio.get_running_loop().create_task(self._run())
 
     async def start(
@@ -162,6 +138,9 @@ class RolloutController:
             if refusal := await self._approvals.objection(state, decision):
                 raise RolloutError("rollout.not_approved", model=self._model, refusal=refusal)
             self._options, self._task, self._held_out = options or ServingOptions(), task, held_out
+            if self._state is not None and self._state.on_probation:
+                verdict = probation.supersede(self._state, name)
+                await self._record(*probation.apply_late_verdict(self._state, verdict, time.time()))
             self._evidence, self._verdicts = {}, {}
             await self._record(state, decision)
             await self._reconcile()
@@ -340,6 +319,9 @@ class RolloutController:
         self._export_invalid()
         if not self._applied:
             await self._reconcile()
+        if self._state is not None and self._state.on_probation and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self._state.policy.probation_poll_s
+            await self._look_at_labels(self._state)
         if self._state is None or not self._state.active:
             return
         await self._refresh_evidence(self._state, self._state.step_age_s(time.time()))
@@ -351,6 +333,14 @@ class RolloutController:
         self._invalid.clear()
         if self._state is not None and self._state.status == "invalid":
             self._invalid.set(1.0, {"model": self._model, "check": self._state.check})
+
+    async def _look_at_labels(self, state: RolloutState) -> None:
+        """Judge a version on probation."""
+        await self._refresh_evidence(state, 0.0)
+        verdict = probation.judge_probation(state, self._evidence[state.answering_version], time.time())
+        if verdict.action != "hold":
+            await self._record(*probation.apply_late_verdict(state, verdict, time.time()))
+            await self._reconcile()
 
     async def _step(self, before: RolloutState) -> str:
         """Take the step that the verdicts ask for. Returns the action; empty if an abort goes first."""
@@ -373,7 +363,8 @@ class RolloutController:
         if self._task is None:
             self._held_out = await self._reconciler.held_out(state.champion)
             self._task = await self._reconciler.task(state.champion)
-        rows = (self._held_out, epoch_microseconds(state.evidence_since))
+        waits = LabelWaits(state.policy.label_wait_s, state.policy.label_delay_s or 0.0)
+        rows = (self._held_out, epoch_microseconds(state.evidence_since), waits)
         arguments = (state.id, state.initial_challengers, self._task, state.policy.metric, *rows)
         try:
             evidence: dict[str, RolloutEvidence] = await within(

@@ -4,7 +4,8 @@ Each is judged by itself, on its own requests and the champion's. One that is wo
 together, once all of them may. At the last step before 100% one of them continues: the one with the lowest mean cost
 relative to the champion's, on the rows that both scored. All of them have been shown to be within the margin by then,
 so the choice needs no test; the decision states the difference to the next best with its confidence limits, and whether
-it is significant. See docs/decisions/0019.
+it is significant. See docs/decisions/0019. On the path of health, where labels are not known, it is the one whose
+scores differ least from the champion's.
 """
 
 from __future__ import annotations
@@ -66,7 +67,10 @@ def decide(state: RolloutState, verdicts: VerdictByVersion, evidence: EvidenceBy
         return _combine("drop", {worst: on_trial[worst]})
     if "hold" in kinds:
         return _combine("hold", on_trial)
-    return _choose_best(state, on_trial, evidence) if state.chooses_next else _combine("advance", on_trial)
+    if not state.chooses_next:
+        return _combine("advance", on_trial)
+    choose = _choose_nearest if state.policy.path == "health" else _choose_best
+    return choose(state, on_trial, evidence)
 
 
 def _combine(
@@ -82,6 +86,14 @@ def _combine(
         },
         remark="; ".join(f"v{version}: {verdict.remark}" for version, verdict in verdicts.items() if verdict.remark),
     )
+
+
+def _choose_nearest(state: RolloutState, verdicts: VerdictByVersion, evidence: EvidenceByVersion) -> RolloutDecision:
+    """Advance the challenger whose scores differ least from the champion's: without labels, none is the best."""
+    distance = {version: evidence[version].total.agreement.mean_distance for version in verdicts}
+    nearest, all_passed = min(distance, key=lambda version: distance[version]), _combine("advance", verdicts)
+    reason = f"v{nearest} continues: its scores differ least from the champion's; {all_passed.reason}"
+    return all_passed.model_copy(update={"versions": (nearest,), "reason": reason})
 
 
 def _choose_best(state: RolloutState, verdicts: VerdictByVersion, evidence: EvidenceByVersion) -> RolloutDecision:

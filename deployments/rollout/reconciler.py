@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -21,6 +22,7 @@ from deployments.rollout.state_machine import RolloutState
 from deployments.serve_schema import Halt, ServerConfig, TrafficSplit
 from features.manifest import Manifest
 
+_log = logging.getLogger(__name__)
 _HALT_S = 10.0
 _CHANGE_S = 45.0
 """For a change of Serve's configuration that every replica applies; the writer itself gives up earlier."""
@@ -86,6 +88,8 @@ class Reconciler:
         if state.active:
             return await self._apply_split(state, options)
         await self._end(state, state.answering_version)
+        if state.on_probation:
+            await self._send_copies(state, options)
         return {}
 
     async def halt(self, state: RolloutState, versions: tuple[str, ...], reason: str) -> None:
@@ -174,10 +178,27 @@ class Reconciler:
             version = await self.version(champion)
         if config is not None:
             await self._ask(_CHANGE_S, "set_champion", version, self.epoch)
-        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, (), self.epoch)
+        kept = (state.champion,) if state.on_probation else ()
+        await self._ask(_CHANGE_S, "retain_challengers", self._model, state.id, kept, self.epoch)
         if state.status in ("promoted", "rolled back"):
             await in_thread(STORE_S, "MLflow", self._registry.set_alias, version, CHAMPION, self.epoch)
         await in_thread(STORE_S, "MLflow", self._registry.clear_alias, self._model, CHALLENGER, self.epoch)
+
+    async def _send_copies(self, state: RolloutState, options: ServingOptions) -> None:
+        """Have the former champion score copies of a sample of the requests. Without it, fewer rows decide."""
+        former = await self.version(state.champion)
+        if refusal := await self._start(state, former, options):
+            _log.warning("rollout %s: no copies for the former champion during the probation: %s", state.id, refusal)
+            return
+        split = TrafficSplit(
+            rollout=state.id,
+            challengers=(former,),
+            share=0.0,
+            timeout_s=state.policy.challenger_timeout_s,
+            copies=state.policy.probation_share,
+            copy_cpus=state.policy.copy_cpus,
+        )
+        await self._ask(_CHANGE_S, "set_rollout", self._model, split, self.epoch)
 
     def _read_task(self, champion: str) -> Task:
         return self._manifest(champion).task

@@ -37,6 +37,7 @@ from deployments.rollout.applications import (
     deployment,
     drop_challengers,
     halted_versions,
+    kept_split,
     read_moves,
     server_config,
     write_moves,
@@ -117,14 +118,13 @@ class ServeConfigWriter:
 
         def change(apps: Applications) -> None:
             current = server_config(apps, champion.model)
-            if current is not None and current.split is not None:
-                raise RolloutError("rollout.in_progress", model=champion.model, rollout=current.split.rollout)
+            split = kept_split(current, champion)
             if serve_schema.ROOT_APP not in apps:
                 apps[serve_schema.ROOT_APP] = application(
                     serve_schema.ROOT_APP, root_app.ROOT_ROUTE, "deployments.ingress.root_app", environment, _FRONT
                 )
             shared = options.model_dump(include={"profile_window_s", "limits", "report"})
-            kept = {"halt": current.halt, "epoch": current.epoch} if current else {}
+            kept = {"halt": current.halt, "epoch": current.epoch, "split": split} if current else {}
             config = ServerConfig.model_validate({"champion": champion, "writer": self._epoch} | kept | shared)
             name = serve_schema.model_app_name(champion.model)
             apps[name] = application(

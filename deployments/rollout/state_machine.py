@@ -13,6 +13,8 @@ promoted, aborted ──roll back──▶ rolled back: an earlier champion answ
 An invalid rollout stays at its step: nothing advances, no deadline runs, and a challenger is aborted only for harm that
 its own requests show. A person resumes it; the evidence from before is then set aside.
 
+On the path of health, a promoted version is on probation until labels decide (probation.py); the rollout has ended.
+
 Several challengers share a step equally, and advance together. One that is worse is dropped: its part goes to the
 champion, and the step restarts for the others. At the last step before 100% one is chosen. An advance that leaves a
 single challenger gives it the whole share of the current step; from then on the rollout has one challenger.
@@ -27,6 +29,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict
 
 from cluster.errors import RolloutError
+from cluster.times import format_utc
 from cluster.values import Decision, Frozen, stored_name
 from deployments.analysis.verdict import RolloutDecision
 from deployments.rollout.advance_guards import apply_guards
@@ -63,7 +66,7 @@ class RolloutState(Frozen):
     step: int
     """Index into the policy's steps."""
     since: float
-    """Start of the current step, seconds since the epoch."""
+    """Start of the current step, or the end of the rollout, seconds since the epoch."""
     status: Status
     reason: str
     """Why the rollout is in this state."""
@@ -75,6 +78,10 @@ class RolloutState(Frozen):
     """Which check of the evidence failed; empty once a person has resumed the rollout."""
     evidence_since: float = 0.0
     """Rows from before are set aside, seconds since the epoch: a person resumed an invalid rollout then."""
+    started: float = 0.0
+    """Start of the rollout, seconds since the epoch."""
+    on_probation: bool = False
+    """Whether the version was promoted on health, and labels have not decided yet."""
 
     @property
     def active(self) -> bool:
@@ -85,6 +92,12 @@ class RolloutState(Frozen):
     def answering_version(self) -> str:
         """The version that answers all requests after the end; before it, those that no challenger answers."""
         return self.challengers[0] if self.status == "promoted" else self.champion
+
+    @property
+    def labels_due(self) -> float | None:
+        """When the first labels are expected, on the path of health, seconds since the epoch."""
+        policy = self.policy
+        return None if policy.path == "labels" or policy.label_delay_s is None else self.started + policy.label_delay_s
 
     def step_age_s(self, now: float) -> float:
         """Seconds at this step that count toward its deadline: 0 unless the rollout runs."""
@@ -155,6 +168,7 @@ def begin(
         parts=len(challengers),
         step=0,
         since=now,
+        started=now,
         status="running",
         reason=f"{format_versions(challengers)} on trial against v{champion}{mode}",
     )
@@ -273,7 +287,9 @@ def apply_command(
     return after, journal_entry(after, command, now, {})
 
 
-def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tuple[RolloutState, Decision]:
+def roll_back(
+    state: RolloutState, champion: str, reason: str, now: float, figures: dict[str, float] | None = None
+) -> tuple[RolloutState, Decision]:
     """Restore an earlier champion after the newest rollout.
 
     The journal records it: otherwise a controller that restarts would restore what was promoted.
@@ -283,6 +299,7 @@ def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tu
         champion: Version to restore.
         reason: Why.
         now: Seconds since the epoch.
+        figures: Evidence for the journal entry.
 
     Returns:
         The state after it and its journal entry.
@@ -298,9 +315,11 @@ def roll_back(state: RolloutState, champion: str, reason: str, now: float) -> tu
         "challengers": (state.answering_version,),
         "reason": reason,
         "remark": "",
+        "since": now,
+        "on_probation": False,
     }
     after = state.model_copy(update=update)
-    return after, journal_entry(after, "rollback", now, {})
+    return after, journal_entry(after, "rollback", now, figures or {})
 
 
 def format_versions(versions: Sequence[str]) -> str:
@@ -359,6 +378,10 @@ def _replay_entry(state: RolloutState, entry: Decision) -> RolloutState:
         state = _pause_or_resume(state, entry.action, entry.at)
     elif status := _END_STATUS.get(entry.action):
         update |= {"status": status, "champion": entry.champion, "challengers": entry.challengers}
+        # On the path of health, labels decide after a promotion, whoever promoted.
+        update |= {"since": entry.at, "on_probation": status == "promoted" and state.policy.path == "health"}
+    elif entry.action in ("confirm", "alarm", "expire", "supersede"):
+        update["on_probation"] = False
     return state.model_copy(update=update)
 
 
@@ -392,5 +415,17 @@ def _pause_or_resume(state: RolloutState, command: str, now: float) -> RolloutSt
 def _end(
     state: RolloutState, status: Literal["promoted", "aborted"], reason: str, now: float, figures: dict[str, float]
 ) -> tuple[RolloutState, Decision]:
-    after = state.model_copy(update={"status": status, "reason": reason, "remark": ""})
+    on_probation = status == "promoted" and state.policy.path == "health"
+    if on_probation:
+        reason = f"promoted on health; {format_due(state)}; {reason}"
+    update = {"status": status, "reason": reason, "remark": "", "since": now, "on_probation": on_probation}
+    after = state.model_copy(update=update)
     return after, journal_entry(after, "promote" if status == "promoted" else "abort", now, figures)
+
+
+def format_due(state: RolloutState) -> str:
+    """Say when labels may first decide, on the path of health."""
+    due = state.labels_due
+    if due is None:
+        return "it is not known when labels come"
+    return f"first labeled verdict due {format_utc(due, '%Y-%m-%d')}"

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.actor import ActorHandle
 from ray.util.metrics import Counter
 
@@ -33,6 +34,7 @@ from cluster.storage.tables import Tables
 from cluster.values import Task
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.evidence_collector import EvidenceCollector, evidence_columns
+from deployments.analysis.paired_predictions import UNKNOWN_DELAY, LabelWaits
 from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Assignment, HeldOut
 from deployments.telemetry.lost_rows import LostRows
 from deployments.telemetry.prediction_log import from_ipc, to_ipc
@@ -124,6 +126,7 @@ class LogWriter:
         metric: Metric = "loss",
         held_out: HeldOut = NOTHING_HELD_OUT,
         since_us: int = 0,
+        waits: LabelWaits = UNKNOWN_DELAY,
     ) -> dict[str, RolloutEvidence]:
         """Return the current evidence on each challenger of a rollout.
 
@@ -134,6 +137,7 @@ class LogWriter:
             metric: Cost of a prediction.
             held_out: The champion's figures on held-out rows.
             since_us: Rows from before are set aside, microseconds since the epoch.
+            waits: How long rows wait for their labels.
 
         Returns:
             Evidence by challenger version.
@@ -144,7 +148,7 @@ class LogWriter:
             async with self._committing():
                 # What got no clear answer may be in the tables already.
                 await self._append_commits()
-                new = EvidenceCollector(rollout, challengers, since_us)
+                new = EvidenceCollector(rollout, challengers, since_us, waits)
                 collector = await in_thread(_READ_S, "the log", self._rebuild_evidence, new, task)
                 for batch in self._pending:
                     _add_batch(collector, batch)
@@ -284,12 +288,14 @@ class LogWriter:
         logs = {
             kind: self._read(kind, columns[kind]) for kind, name in self._names.items() if self._tables.exists(name)
         }
-        if "predictions" in logs:
-            collector.add_predictions(logs["predictions"])
-        if "labels" in logs:
-            collector.add_labels(logs["labels"])
         if len(logs) == len(columns):
+            mine = pc.fill_null(pc.equal(logs["predictions"].column("rollout"), collector.rollout), False)
+            collector.add_log(logs["predictions"].filter(mine), logs["labels"])
             collector.set_history(**logs)
+        elif "predictions" in logs:
+            collector.add_predictions(logs["predictions"])
+        elif "labels" in logs:
+            collector.add_labels(logs["labels"])
         return collector
 
     def _read(self, kind: str, columns: tuple[str, ...]) -> pa.Table:

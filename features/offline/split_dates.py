@@ -40,7 +40,11 @@ class RowTimes(NamedTuple):
     @property
     def delay(self) -> timedelta:
         """The median time that a label takes."""
-        return timedelta(microseconds=float(np.median(self.known_at - self.as_of)))
+        return self.delay_at(0.5)
+
+    def delay_at(self, share: float) -> timedelta:
+        """Return the time within which this share of the labels is known."""
+        return timedelta(microseconds=float(np.quantile(self.known_at - self.as_of, share)))
 
     def usable(self, start: int, end: int) -> np.ndarray:
         """Return the times of the rows in [start, end) whose label was known by the end."""

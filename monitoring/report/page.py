@@ -23,6 +23,9 @@ _DECISIONS = {
     "invalid": "the evidence on version {new} is invalid; the rollout pauses",
     "resume": "the rollout of version {new} resumes",
     "rollback": "version {old} is restored, version {new} is withdrawn",
+    "confirm": "labels confirm version {new}",
+    "alarm": "labels show harm of version {new}, which stays",
+    "expire": "labels did not decide on version {new} in time",
 }
 
 

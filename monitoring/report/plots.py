@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from cluster.values import Alarm, Decision
+from cluster.values import AFTER_PROMOTION, Alarm, Decision
 from cluster.web.drawing import FAINT, INK, PAPER, STYLE, new_figure, to_svg
 from monitoring.analysis.log_analysis import WindowQuality
 from monitoring.detection.detector import WindowResult
@@ -167,8 +167,8 @@ def plot_rollouts(histories: Sequence[RolloutHistory]) -> str:
     unit, name = _unit(max((d.at for r in histories for d in r.decisions), default=1.0) - begin)
     tips: dict[str, str] = {}
     for i, rollout in enumerate(r for r in histories if r.decisions):
-        # A rollback may come weeks later, and is not a step of the rollout.
-        steps = [d for d in rollout.decisions if d.action != "rollback"]
+        # What follows a promotion may come months later, and is not a step of the rollout.
+        steps = [d for d in rollout.decisions if d.action not in AFTER_PROMOTION]
         x = [(d.at - begin) / unit for d in steps]
         y = [100 * d.share for d in steps]
         axes.step(x, y, where="post", color=SERIES[i % len(SERIES)], lw=2.2, alpha=0.9)

@@ -16,10 +16,10 @@ from cluster.names import log_writer_actor, monitor_actor, rollout_actor
 from cluster.settings import Settings
 from cluster.times import format_utc
 from deployments.analysis.evidence import ComparisonEvidence
-from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout.serve_details import DeploymentStatus, deployment_statuses
-from deployments.rollout.state_machine import RolloutState, format_versions
+from deployments.rollout.state_machine import RolloutState, format_due, format_versions
 from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.served_models import list_models
 from rayloop.stages.alarm_jobs import JOB_ACTIONS, describe_job
@@ -58,7 +58,9 @@ def _describe_model(settings: Settings, model: str, health: DeploymentStatus | N
         yield f"  log: {rows} were lost with {lost['replicas']} killed replica{'s' * (lost['replicas'] > 1)}"
     if served and served.split:
         for challenger in served.split.challengers:
-            yield f"  challenger v{challenger.version} at {100 * served.split.share:.3g}%"
+            share, copies = 100 * served.split.share, 100 * served.split.copies
+            kind = "challenger" if share else "former champion"
+            yield f"  {kind} v{challenger.version} at {share:.3g}%" + (f", copies of {copies:.3g}%" if copies else "")
     if (rollout := find_actor(rollout_actor(model))) is not None:
         yield from describe_rollout(get_result(rollout.status.remote(), _LIMIT_S), time.time())
     if (monitor := find_actor(monitor_actor(model))) is not None:
@@ -138,6 +140,8 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
     several = len(state.initial_challengers) > 1 and state.active
     rest = f" each, {format_versions(state.challengers)}" if several else f": {state.reason}"
     yield f"  rollout {state.id}: {rollout_summary(state)}{rest}"
+    if state.policy.path == "health":
+        yield f"    path: {_describe_path(state)}"
     if state.status == "running":
         yield f"    {_describe_step(state, now)}"
     if state.status == "invalid":
@@ -158,10 +162,20 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
             yield f"    {format_versions(decision.challengers)} was dropped: {decision.reason}"
 
 
+def _describe_path(state: RolloutState) -> str:
+    delay_s = state.policy.label_delay_s
+    delay = f", which take {delay_s / 86_400.0:.3g} days" if delay_s is not None else ""
+    if state.active:
+        return f"health decides the steps, and labels{delay}, after the promotion; {format_due(state)}"
+    on_probation = f"; v{state.answering_version} is on probation; {format_due(state)}" if state.on_probation else ""
+    return f"health{on_probation}"
+
+
 def _describe_step(state: RolloutState, now: float) -> str:
     policy, spent = state.policy, max(0.0, state.step_age_s(now)) / 60
     step = f"step {state.step + 1} of {len(policy.steps)} for {spent:,.1f} of {policy.deadline_s / 60:,.1f} min"
-    return f"{step}; at the deadline: {policy.on_undecided} if undecided, {policy.no_data} if there is too little data"
+    deadline = f"{policy.on_undecided} if undecided, {policy.no_data} if there is too little data"
+    return f"{step}; at the deadline: {deadline}" + ("; labels decide" if policy.path == "labels" else "")
 
 
 def _describe_evidence(champion: str, challenger: str, evidence: ComparisonEvidence) -> str:

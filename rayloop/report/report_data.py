@@ -19,7 +19,7 @@ from cluster.actors import find_actor, get_result
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
 from deployments.rollout.journal import RolloutJournal
-from deployments.rollout.state_machine import format_versions
+from deployments.rollout.state_machine import format_due, format_versions
 from features.manifest import Manifest
 from features.split import SPLIT, TEST, TRAIN
 from features.types import AS_OF, LABEL
@@ -30,6 +30,7 @@ from monitoring.report import schema
 from monitoring.report.feature_pages import render_catalog, render_skew
 from monitoring.report.page import render_report
 from rayloop.context import ProjectContext
+from rayloop.label_delay import describe_path, find_label_delay, rollout_policy
 from rayloop.report import catalog_data
 from rayloop.stages import skew_check
 from rayloop.stages.alarm_jobs import describe_job
@@ -128,10 +129,21 @@ def _facts(
         scores, labels = held_out.scores[held_out.test], held_out.labels[held_out.test]
         value = task_metrics.evaluate(context.project.task, scores, labels)[metric]
         facts.append((f"{metric} of v{held_out.version.version} on held-out rows", f"{value:.4f}"))
+    facts += _label_facts(context)
     queued = context.tables.latest(names.label_candidates_table(context.project.name))
     if queued is not None:
         facts.append(("rows worth labeling", f"{queued.rows:,}"))
     return tuple(facts)
+
+
+def _label_facts(context: ProjectContext) -> list[tuple[str, str]]:
+    """Which path rollouts take, and when labels may first decide on the newest promotion."""
+    delay = find_label_delay(context)
+    facts = [("rollouts are decided by", describe_path(rollout_policy(context, delay), delay))]
+    state = RolloutJournal(context.project.name, context.tables).last_state()
+    if state is not None and (state.active or state.on_probation) and state.labels_due is not None:
+        facts.append((f"labels on {format_versions(state.challengers)}", format_due(state)))
+    return facts
 
 
 def _quality(

@@ -19,7 +19,7 @@ from cluster.actors import get_actor, get_result
 from cluster.errors import RayloopError, RolloutError
 from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
-from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.rollout_status import RolloutStatus
 from features.derived_columns import request_features
 from features.offline.training_frame import label_values
 from features.outcomes import LabelWithin

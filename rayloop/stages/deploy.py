@@ -15,8 +15,9 @@ from cluster.names import CHAMPION, log_writer_actor
 from cluster.settings import Settings
 from cluster.values import Decision, ModelVersion
 from deployments.rollout import serve_config
-from deployments.rollout.controller import RolloutStatus, connect_controller
+from deployments.rollout.controller import connect_controller
 from deployments.rollout.journal import RolloutJournal
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.serve_config import ServingOptions, connect_config_writer
 from deployments.rollout.state_machine import format_versions
 from deployments.telemetry.log_writer import connect_log_writer
@@ -25,6 +26,7 @@ from monitoring.detection.alarm_actions import AlarmAction
 from monitoring.drift_policy import Action
 from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.context import ProjectContext
+from rayloop.label_delay import describe_path, drift_policy, find_label_delay, rollout_policy
 from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package
 from rayloop.stages.log_analysis_task import LogAnalysisTask
 from rayloop.stages.project_code import store_code
@@ -135,8 +137,8 @@ def serving_options(context: ProjectContext) -> ServingOptions:
 def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
     """Give the drift monitor a version's reference profile."""
     reference = (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
-    project = context.project
-    get_result(_monitor(context).watch.remote(version.version, reference, project.drift, dict(project.tags)))
+    policy = drift_policy(context, find_label_delay(context))
+    get_result(_monitor(context).watch.remote(version.version, reference, policy, dict(context.project.tags)))
 
 
 def _monitor(context: ProjectContext) -> ActorHandle[Any]:
@@ -149,8 +151,11 @@ def _monitor(context: ProjectContext) -> ActorHandle[Any]:
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
     store_code(context, *challengers)
+    delay = find_label_delay(context)
+    policy = rollout_policy(context, delay)
+    context.progress(f"path of the rollout: {describe_path(policy, delay)}")
     actor = connect_controller(context.project.name, context.settings)
-    return get_result(actor.start.remote(challengers, context.project.rollout, serving_options(context)))
+    return get_result(actor.start.remote(challengers, policy, serving_options(context)))
 
 
 def roll_back(context: ProjectContext, version: str, reason: str) -> ModelVersion:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from benchmarks.evidence import estimates, leak, monitored_days, quiet_year, rebuild
+from benchmarks.evidence import estimates, late_labels, leak, monitored_days, quiet_year, rebuild
 from cluster.values import Task
 from features.split import TEST, TRAIN, VALIDATION
 from features.types import AS_OF, LABEL, LABEL_KNOWN_AT
@@ -105,3 +105,11 @@ def test_frames_rebuilt_as_of_earlier_days_have_the_same_bits():
     # No label is known on the first day or two.
     assert len(set(outcome.first)) >= rebuild.FEW_DAYS - 1
     assert outcome.same_of_newest < rebuild.FEW_DAYS
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("harm", "end"), [(late_labels.HARM, "rollback"), (0.0, "confirm")])
+def test_labels_that_come_90_days_late_decide_within_ten_days(harm, end):
+    outcome = late_labels.replay_history(100, harm)
+    assert outcome.journal == ("start", "advance", "advance", "advance", "promote", end)
+    assert outcome.decided_after_days <= late_labels.MOST_DAYS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.values import Decision
 from deployments.analysis.verdict import Verdict
-from deployments.rollout.controller import RolloutStatus
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.state_machine import begin, drop_challenger, journal_entry
 from deployments.rollout_policy import RolloutPolicy
 

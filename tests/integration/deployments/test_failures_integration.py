@@ -19,7 +19,8 @@ from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
 from deployments.rollout import serve_config
-from deployments.rollout.controller import RolloutStatus, connect_controller
+from deployments.rollout.controller import connect_controller
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout_policy import RolloutPolicy
 from deployments.serve_schema import challenger_app_name

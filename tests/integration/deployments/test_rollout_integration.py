@@ -21,7 +21,8 @@ from cluster.storage.tables import Tables
 from cluster.values import ModelVersion
 from deployments.analysis.evidence import ComparisonEvidence
 from deployments.rollout import serve_config
-from deployments.rollout.controller import RolloutStatus, connect_controller
+from deployments.rollout.controller import connect_controller
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import challenger_prefix
@@ -143,6 +144,31 @@ def test_challenger_that_fails_copies_is_aborted_without_failed_requests(
     assert _evidence(rollout, versions.failing).copies.errors > 0
     assert load.failed == []
     assert set(load.outcomes) == {(200, "champion")}
+
+
+def test_bad_version_that_was_promoted_on_health_is_rolled_back_by_labels(
+    cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
+) -> None:
+    policy = RolloutPolicy(
+        steps=(0.01, 1.0), path="health", label_delay_s=1.0, probation_share=1.0, copy_cpus=4.0, poll_s=0.2
+    )
+    with Load(str(http.base_url), TRUE_SLOPE, name="probation") as load:
+        ray.get(rollout.start.remote(versions.bad, policy))
+        # Before labels show the harm.
+        promoted: RolloutStatus = ray.get(rollout.promote.remote("healthy"))
+        assert promoted.state.on_probation
+        assert "first labeled verdict due" in promoted.state.reason
+        config = ray.get(connect_config_writer(cluster).current_config.remote(MODEL))
+        assert (config.champion.version, config.split.share) == (versions.bad.version, 0.0)
+        assert [former.version for former in config.split.challengers] == [versions.champion.version]
+        until(lambda: _status(rollout) == "rolled back", "labels show the harm")
+        status = finished(rollout)
+        until(lambda: version_served(http) == versions.champion.version, "the former champion answers")
+    assert [d.action for d in status.decisions] == ["start", "promote", "rollback"]
+    assert status.decisions[-1].evidence["labelled"] > 0
+    assert load.failed == []
+    assert registry.version_by_alias(MODEL, CHAMPION).version == versions.champion.version
+    assert not has_challenger(cluster)
 
 
 def test_bad_challenger_is_aborted_by_its_loss(

@@ -20,8 +20,8 @@ from cluster.names import ACTOR_NAMESPACE, CHAMPION, labels_table, monitor_actor
 from cluster.registry import GATE_TAG, Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from deployments.rollout.controller import RolloutStatus
 from deployments.rollout.journal import RolloutJournal
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.serve_config import connect_config_writer
 from monitoring.export.alert_rules import RULES
 from monitoring.export.grafana import FILE, render_dashboard

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.row_losses import row_loss
+from deployments.analysis import evidence_collector
 from deployments.analysis.evidence_collector import EvidenceCollector, evidence_columns
 from deployments.telemetry.prediction_log import (
     PredictionBatch,
@@ -16,7 +17,15 @@ from features.definitions import Column
 from tests.factories.deployments.predictions import copied_batch, label_table, prediction_batch
 from tests.factories.deployments.tasks import BINARY, CLASSES, MULTICLASS
 
-LATER = {"forced", "champion_latency_ms", "challenger_latency_ms", "champion_share", "challenger_version", "copied"}
+LATER = {
+    "forced",
+    "champion_latency_ms",
+    "challenger_latency_ms",
+    "champion_share",
+    "challenger_version",
+    "version",
+    "copied",
+}
 """Columns that the first release's log lacks."""
 DAY_US = 86_400_000_000
 COLUMNS = (Column(name="distance", kind="number"),)
@@ -257,3 +266,42 @@ def test_prediction_rows_of_multiclass_have_probabilities_and_class() -> None:
     log.add_labels(label_table({"a": 1.0}))
     paired = log.evidence(MULTICLASS)["2"].total.paired
     assert (paired.champion, paired.challenger) == pytest.approx((-np.log(0.5), -np.log(0.1)))
+
+
+def test_rows_that_both_scored_are_compared_without_labels() -> None:
+    log = EvidenceCollector("r", ("2",))
+    batches = [prediction_batch(f"q{i}", 0.5, 0.6 + 0.1 * (i % 2)) for i in range(4)]
+    log.add_predictions(prediction_rows([*batches, prediction_batch("mine")], "b"))
+    evidence = log.evidence(BINARY)["2"]
+    for of_rows in (evidence.total, evidence.at_share(0.5)):
+        assert (of_rows.agreement.rows, of_rows.agreement.mean_distance) == (4, pytest.approx(0.15))
+        assert of_rows.paired.n == 0
+
+
+def test_log_is_added_in_the_order_in_which_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that came while their rows waited find them, although later rows would have expired these."""
+    monkeypatch.setattr(evidence_collector, "REPLAY_ROWS", 1)
+    times = {"a": 0, "b": 40 * DAY_US, "c": 80 * DAY_US}
+    batches = [prediction_batch(id, 0.5, 0.6, at_us=at) for id, at in times.items()]
+    labels = [label_table({id: 1.0}, at + DAY_US) for id, at in times.items()]
+    log = EvidenceCollector("r", ("2",))
+    log.add_log(prediction_rows(batches[::-1], "b"), pa.concat_tables(labels[::-1]))
+    evidence = log.evidence(BINARY)["2"]
+    assert (evidence.total.paired.n, evidence.expired_rows) == (3, 0)
+
+
+def test_rows_of_a_probation_count_for_the_promoted_version_as_a_challenger() -> None:
+    """Version 2 was promoted; it answers, and version 1 scores copies."""
+    log = EvidenceCollector("r", ("2", "3"))
+    at = {"rollout": "r", "share": 0.0, "champion_share": 1.0, "assigned": "champion", "variant": "champion"}
+    after = {"champion_version": "2", "version": "2", "challenger_version": "1"} | at
+    before = prediction_batch("a", 0.4, 0.9, share=0.5)
+    log.add_predictions(prediction_rows([before, prediction_batch("b", 0.9, 0.4, **after)], "b"))
+    log.add_labels(label_table({"a": 1.0, "b": 1.0}))
+    evidence = log.evidence(BINARY)
+    paired = evidence["2"].total.paired
+    assert paired.n == 2
+    assert (paired.champion, paired.challenger) == pytest.approx((-np.log(0.4), -np.log(0.9)))
+    assert evidence["2"].total.champion.requests == evidence["3"].total.champion.requests == 0
+    assert evidence["2"].total.challenger.requests == 1
+    assert evidence["3"].total.paired.n == 0

@@ -299,3 +299,24 @@ def test_time_budget_saves_a_second_at_most() -> None:
     assert budget.has_left(0.5)
     budget.spend(0.5)
     assert not budget.has_left(0.5)
+
+
+def test_rows_of_a_probation_are_the_rollouts_only_where_both_versions_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version 1 was promoted, and version 2, the former champion, scores copies of half of the keys."""
+
+    async def run() -> Replica:
+        replica, state = Replica(monkeypatch), copying_state(Challenger(), share=0.0, copies=0.5)
+        await replica.infer(state, ids(40))
+        await replica.settle(40)
+        return replica
+
+    replica = asyncio.run(run())
+    rollouts = {(answer.copied, answer.rollout, answer.share) for answer in replica.telemetry.answers}
+    assert rollouts == {(None, None, None), ("scored", "r", 0.0)}
+    log = EvidenceCollector("r", ("1",))
+    for answer in replica.telemetry.answers:
+        log.add_predictions(prediction_rows([answer], "b"))
+    log.add_labels(label_table(dict.fromkeys(ids(40), 1.0)))
+    total = log.evidence(BINARY)["1"].total
+    assert (total.paired.n, total.champion.requests) == (replica.outcomes["scored"], 0)
+    assert (total.paired.champion, total.paired.challenger) == pytest.approx((-np.log(0.25), -np.log(0.5)))

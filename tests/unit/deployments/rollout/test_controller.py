@@ -9,19 +9,23 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cluster.errors import CallTimeout, RolloutError, WriterReplaced
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import ModelVersion, MoveMark
+from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence
+from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT
+from deployments.label_delay import follow_label_delay
 from deployments.rollout import controller, reconciler
 from deployments.rollout.controller import RolloutController
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.reconciler import Reconciler
-from deployments.rollout.state_machine import begin, journal_entry
-from deployments.rollout_policy import RolloutPolicy
+from deployments.rollout.state_machine import apply_command, begin, journal_entry
+from deployments.rollout_policy import DAY_S, RolloutPolicy
 from deployments.serve_schema import Halt, ServerConfig, TrafficSplit
 from tests.factories.deployments.memory_tables import MemoryTables
 from tests.factories.errors import raises
@@ -272,3 +276,75 @@ def test_controller_that_was_replaced_writes_nothing_and_ends(serve: ConfigWrite
         assert [d.action for d in (await second.status()).decisions] == ["start", "pause"]
 
     asyncio.run(run())
+
+
+class EvidenceOfLabels:
+    """A log writer that says by labels that version 2 is worse, or not."""
+
+    def __init__(self, harm: float) -> None:
+        chance = np.random.default_rng(0)
+        champion = chance.gamma(2.0, 0.25, 2_000)
+        losses = PairedMoments.from_losses(champion, champion * (1.0 + harm) + chance.normal(0.0, 0.05, 2_000))
+        self._evidence = RolloutEvidence(by_share={1.0: ComparisonEvidence(paired=losses)})
+
+    async def evidence(self, rollout: str, challengers: tuple[str, ...], *unused: object) -> dict[str, RolloutEvidence]:
+        return dict.fromkeys(challengers, self._evidence)
+
+
+SLOW_LABELS = follow_label_delay(POLICY, 90 * DAY_S)
+
+
+async def on_probation(stores: Stores, serve: ConfigWriter) -> Any:
+    """A controller that resumes after version 2 was promoted on health."""
+    state, journal = begin("r", MODEL, "1", ("2",), SLOW_LABELS, time.time()), RolloutJournal(MODEL, stores.tables)
+    journal.record(journal_entry(state, "start", state.since, {}), SLOW_LABELS)
+    journal.record(apply_command(state, "promote", "by hand", time.time())[1], SLOW_LABELS)
+    serve.config = ServerConfig(champion=version("2"))
+    return await start()
+
+
+def test_former_champion_scores_copies_until_labels_decide(serve: ConfigWriter, stores: Stores) -> None:
+    async def run() -> None:
+        actor = await on_probation(stores, serve)
+        await until(lambda: serve.config.split is not None and actor._applied, "copies are sent")
+
+    asyncio.run(run())
+    split = serve.config.split
+    assert split is not None
+    assert (serve.config.champion.version, split.share, split.copies) == ("2", 0.0, SLOW_LABELS.probation_share)
+    assert [former.version for former in split.challengers] == ["1"]
+
+
+async def actions_until(actor: Any, action: str) -> list[str]:
+    await until(lambda: actor._state is not None and not actor._state.on_probation and actor._applied, action)
+    return [decision.action for decision in (await actor.status()).decisions]
+
+
+@pytest.mark.parametrize(("harm", "action", "champion"), [(0.2, "rollback", "1"), (0.0, "confirm", "2")])
+def test_labels_after_a_promotion_on_health_roll_back_or_confirm(
+    serve: ConfigWriter, stores: Stores, monkeypatch: pytest.MonkeyPatch, harm: float, action: str, champion: str
+) -> None:
+    monkeypatch.setattr(controller, "connect_log_writer", lambda *_: Actor(EvidenceOfLabels(harm)))
+
+    async def run() -> None:
+        actor = await on_probation(stores, serve)
+        assert await actions_until(actor, action) == ["start", "promote", action]
+        # A controller that starts now finds the same.
+        again = await start()
+        assert (await again.status()).state.answering_version == champion
+        await until(lambda: again._applied, "it is applied again")
+
+    asyncio.run(run())
+    assert (serve.config.champion.version, serve.config.split) == (champion, None)
+
+
+def test_rollout_that_starts_during_a_probation_supersedes_it(serve: ConfigWriter, stores: Stores) -> None:
+    async def run() -> None:
+        actor = await on_probation(stores, serve)
+        await until(lambda: actor._state is not None and actor._applied, "the promotion is applied")
+        await actor.start(version("3"), POLICY)
+        assert (await actor.status()).state.challengers == ("3",)
+
+    asyncio.run(run())
+    actions = [decision.action for decision in RolloutJournal(MODEL, stores.tables).decisions()]
+    assert actions == ["start", "promote", "supersede", "start"]

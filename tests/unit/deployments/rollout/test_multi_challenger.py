@@ -14,6 +14,7 @@ from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.quality_test import difference_bounds
 from deployments.analysis.sample_ratio import log_e_split, possible_shares
+from deployments.analysis.score_agreement import ScoreAgreement
 from deployments.analysis.sequential_tests import log_e_above
 from deployments.analysis.verdict import Verdict, judge
 from deployments.rollout.multi_challenger import decide, judge_all
@@ -134,6 +135,19 @@ def test_choice_reports_the_difference_and_its_significance() -> None:
     assert far.versions == ("2",)
     assert far.figures["best_less_next_upper"] < 0.0
     assert "selected by point estimate" not in far.reason
+
+
+def test_choice_without_labels_is_that_of_the_nearest_scores() -> None:
+    state = begin_rollout(POLICY.model_copy(update={"path": "health"})).model_copy(update={"step": 1})
+    champion = np.linspace(0.2, 0.6, 50)
+    scored = {
+        version: ScoreAgreement.from_scores(BINARY, champion, champion + shift, "loss")
+        for version, shift in zip(INITIAL_CHALLENGERS, (0.2, 0.3, 0.1), strict=True)
+    }
+    unlabeled = {v: RolloutEvidence(by_share={0.1: ComparisonEvidence(agreement=a)}) for v, a in scored.items()}
+    decision = decide(state, verdicts_of("advance", "advance", "advance"), unlabeled)
+    assert (decision.kind, decision.versions) == ("advance", ("4",))
+    assert "loss" not in decision.reason
 
 
 def test_gate_with_several_challengers_opens_for_the_choice_and_again_for_the_chosen() -> None:

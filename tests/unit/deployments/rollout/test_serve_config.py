@@ -13,6 +13,7 @@ from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.rollout import serve_config, serve_details
+from deployments.rollout.applications import kept_split
 from deployments.rollout.serve_config import ServeConfigWriter
 from deployments.rollout.serve_details import MODEL_DEPLOYMENT
 from deployments.serve_schema import ROOT_APP, Halt, ServerConfig, TrafficSplit, model_app_name
@@ -216,3 +217,13 @@ def test_what_a_stopped_writer_overwrites_later_is_restored(
             await asyncio.sleep(0.01)
 
     asyncio.run(run())
+
+
+def test_deployment_keeps_the_split_of_a_probation_and_no_other() -> None:
+    copies = split("a", "2").model_copy(update={"share": 0.0, "copies": 0.1})
+    assert kept_split(None, version("1")) is None
+    assert kept_split(ServerConfig(champion=version("1")), version("2")) is None
+    assert kept_split(ServerConfig(champion=version("1"), split=copies), version("1")) == copies
+    for served, deployed in ((copies, "3"), (split("a", "2"), "1")):
+        with raises(RolloutError, "rollout.in_progress", model="m", rollout="a"):
+            kept_split(ServerConfig(champion=version("1"), split=served), version(deployed))

@@ -256,3 +256,23 @@ def test_events_of_a_rollout_keep_their_order_when_the_clock_is_set_back(report:
     events = page.partition("Events in order")[2]
     found = [events.index(text) for text in ("starts beside", "pauses", "is withdrawn")]
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize(
+    ("action", "words"),
+    [
+        ("confirm", "labels confirm version 2"),
+        ("alarm", "labels show harm of version 2"),
+        ("expire", "labels did not decide on version 2"),
+        ("supersede", "version 2 replaces version 1"),
+    ],
+)
+def test_what_labels_say_after_a_promotion_is_an_event_and_no_step(
+    report: MonitoringReport, action: str, words: str
+) -> None:
+    rollout = RolloutHistory(name="late", decisions=decisions("start", "promote", action))
+    page = render_report(report.model_copy(update={"rollouts": (rollout,), "actions": ()}))
+    assert words in page.partition("Events in order")[2]
+    assert f"tag {action}" in page
+    assert "rollout-0-1" in page
+    assert "rollout-0-2" not in page

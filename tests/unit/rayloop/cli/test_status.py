@@ -11,8 +11,10 @@ from cluster import jobs
 from cluster.settings import Settings, load_settings
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
 from deployments.analysis.paired_moments import PairedMoments
-from deployments.rollout.controller import RolloutStatus
-from deployments.rollout.state_machine import apply_command
+from deployments.label_delay import follow_label_delay
+from deployments.rollout.rollout_status import RolloutStatus
+from deployments.rollout.state_machine import apply_command, begin
+from deployments.rollout_policy import DAY_S, RolloutPolicy
 from monitoring.performance.estimate_intervals import MetricInterval, WindowEstimate
 from rayloop.cli.status import describe_monitor, describe_rollout, recent_alarms
 from tests.factories.rayloop.rollouts import rollout_status
@@ -152,3 +154,21 @@ def test_invalid_rollout_says_what_to_do_and_whose_evidence_is_set_aside() -> No
     resumed, _ = apply_command(invalid, "resume", "fixed", 3600.0)
     lines = list(describe_rollout(status.model_copy(update={"state": resumed}), 3660.0))
     assert "evidence from before 1970-01-01 01:00" in lines[2]
+
+
+def test_rollout_shows_its_path_and_when_labels_are_due() -> None:
+    policy = follow_label_delay(RolloutPolicy(steps=(0.1, 1.0)), 90 * DAY_S)
+    state = begin("r1", "trips", "1", ("2",), policy, 1_793_491_200.0)
+    promoted, _ = apply_command(state, "promote", "by hand", 1_793_491_300.0)
+    confirmed = promoted.model_copy(update={"on_probation": False})
+    lines = [
+        list(describe_rollout(rollout_status().model_copy(update={"state": one}), 1_793_491_400.0))[1].strip()
+        for one in (state, promoted, confirmed)
+    ]
+    assert lines == [
+        "path: health decides the steps, and labels, which take 90 days, after the promotion; "
+        "first labeled verdict due 2027-01-30",
+        "path: health; v2 is on probation; first labeled verdict due 2027-01-30",
+        "path: health",
+    ]
+    assert next(line for line in describe_rollout(rollout_status(), 101.0) if "step" in line).endswith("labels decide")
