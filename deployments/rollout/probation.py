@@ -5,7 +5,7 @@ promoted, on probation ──no harm within the margin──▶ confirmed
                        ──neither, in time──▶ expired
                        ──another version is put on trial──▶ superseded
 
-The two versions go on being compared by the quality criterion alone, on evidence that its checks find sound. It
+The two versions go on being compared by the quality criterion alone, unless the checks doubt the rows of the canary. It
 continues the sequence of labeled rows that began with the canary: rows that both scored then get their labels first. So
 its parts of alpha hold over all looks, in the canary and after it: a promoted version that is no worse than the former
 champion is rolled back for its quality with probability at most ``test_alpha("quality") +
@@ -21,6 +21,7 @@ from pydantic import Field
 from cluster.values import Decision, Frozen
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.quality_test import compare_quality, format_costs
+from deployments.analysis.validity.validity_checks import UNPROVEN_ROWS
 from deployments.analysis.verdict import check_evidence
 from deployments.rollout import state_machine
 from deployments.rollout.state_machine import RolloutState, format_due
@@ -50,7 +51,9 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
     validity = check_evidence(evidence, policy, len(state.initial_challengers))
     failed = validity.failed
     doubt = f"the evidence is invalid ({failed.check}): {failed.finding}" if failed else ""
-    doubt = doubt or validity.suspicious or validity.unproven
+    # Only rows of the canary are checked. There may be too few of them for a proof, however many labels have come.
+    unproven = validity.unproven if paired.n < UNPROVEN_ROWS else ""
+    doubt = doubt or validity.suspicious or unproven
     version, former = state.answering_version, state.champion
     figures = (
         quality.figures | validity.figures | {"labelled": float(paired.n), "given_up": float(evidence.expired_rows)}

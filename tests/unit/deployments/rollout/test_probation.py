@@ -10,6 +10,8 @@ import pytest
 from cluster.values import Decision
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence
 from deployments.analysis.paired_moments import PairedMoments
+from deployments.analysis.validity.validity_checks import UNPROVEN_ROWS
+from deployments.analysis.validity.validity_evidence import Suspects, ValidityEvidence
 from deployments.analysis.verdict import RolloutDecision
 from deployments.label_delay import follow_label_delay
 from deployments.rollout.probation import LateVerdict, apply_late_verdict, judge_probation, supersede
@@ -82,6 +84,21 @@ def test_labels_decide_on_a_promoted_version(
     evidence: RolloutEvidence, days: float, policy: RolloutPolicy, action: str
 ) -> None:
     assert judged(evidence, days, policy).action == action
+
+
+def test_doubt_about_the_canary_decides_nothing() -> None:
+    suspects = Suspects(rows=9, ids=("order-1",))
+    doubted = {"validity": ValidityEvidence(misassigned=suspects)}
+    for harm in (0.0, 0.2):
+        evidence = labeled(harm, 2_000).model_copy(update=doubted)
+        assert [judged(evidence, days).action for days in (95.0, 181.0)] == ["hold", "expire"]
+
+
+def test_canary_without_proof_that_labels_follow_scores_delays_the_verdict_of_many_labels_no_more() -> None:
+    unproven = {"validity": ValidityEvidence(labeled=600)}
+    few, many = (labeled(0.2, rows).model_copy(update=unproven) for rows in (UNPROVEN_ROWS - 1, UNPROVEN_ROWS))
+    assert judged(labeled(0.2, UNPROVEN_ROWS - 1), 95.0).action == "rollback"
+    assert [judged(evidence, 95.0).action for evidence in (few, many)] == ["hold", "rollback"]
 
 
 @pytest.mark.parametrize(
