@@ -149,8 +149,9 @@ def test_challenger_that_fails_copies_is_aborted_without_failed_requests(
 def test_bad_version_that_was_promoted_on_health_is_rolled_back_by_labels(
     cluster: Settings, registry: Registry, http: httpx.Client, versions: Versions, rollout
 ) -> None:
+    # Without copies in the canary, which would show the harm before a person can promote.
     policy = RolloutPolicy(
-        steps=(0.01, 1.0), path="health", label_delay_s=1.0, probation_share=1.0, copy_cpus=4.0, poll_s=0.2
+        steps=(0.01, 1.0), copies=0.0, path="health", label_delay_s=1.0, probation_share=1.0, copy_cpus=4.0, poll_s=0.2
     )
     with Load(str(http.base_url), TRUE_SLOPE, name="probation") as load:
         ray.get(rollout.start.remote(versions.bad, policy))
