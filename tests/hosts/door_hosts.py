@@ -29,6 +29,7 @@ _SERVE_PORT, _SERVE_FOLDER = 8265, "/srv/serve"
 
 _NODE = """
 import os, sys
+from cluster.node.session import open_session
 from cluster.settings import load_settings
 from rayloop.cli import node_command
 settings = load_settings()
