@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from cluster.errors import ClusterUnavailable, OutOfMemory, PortInUse
-from cluster.node import mlflow_server
+from cluster.node import background, mlflow_server
 from cluster.node.environment import local_environment
 from cluster.node.ports import agent_ports, free_port, holder, listens
 from cluster.node.private_files import close_paths
@@ -23,11 +22,6 @@ from cluster.settings import Settings
 
 _GIB = 1024**3
 MIN_MEMORY_GIB = 4
-_START_SECONDS = 120
-_POLL_SECONDS = 0.1
-
-# Python warns about a child process that is garbage-collected while it runs; this one outlives the command.
-_servers: list[subprocess.Popen[bytes]] = []
 
 
 def start(settings: Settings, report: Callable[[str], None] = lambda line: None) -> bool:
@@ -113,28 +107,20 @@ def _ray_start(settings: Settings, environment: dict[str, str]) -> None:
         with log.open("w") as out:
             subprocess.run(
                 command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                timeout=_START_SECONDS, check=True, umask=PRIVATE_UMASK,
+                timeout=background.START_S, check=True, umask=PRIVATE_UMASK,
             )  # fmt: skip
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
         code = getattr(error, "returncode", None)
-        reason = f"`ray start` exited with code {code}" if code else f"no answer within {_START_SECONDS} s"
+        reason = f"`ray start` exited with code {code}" if code else f"no answer within {background.START_S:.0f} s"
         raise ClusterUnavailable("cluster.not_started", reason=reason, log=str(log)) from error
 
 
 def _start_door(settings: Settings, environment: dict[str, str]) -> None:
     """Start the door's supervisor, and wait until HAProxy answers."""
     log = settings.home / "door.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.door"], env=environment, stdout=out, stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL, start_new_session=True, umask=PRIVATE_UMASK,
-        )  # fmt: skip
-    _servers.append(process)
-    deadline = time.monotonic() + _START_SECONDS
-    while not listens(settings.haproxy_metrics_port):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise ClusterUnavailable("cluster.door_not_started", log=str(log))
-        time.sleep(_POLL_SECONDS)
+    process = background.start_server([sys.executable, "-m", "cluster.door"], environment, log)
+    if not background.await_server(process, settings.haproxy_metrics_port):
+        raise ClusterUnavailable("cluster.door_not_started", log=str(log))
 
 
 def _ensure_token(environment: dict[str, str]) -> None:

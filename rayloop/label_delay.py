@@ -14,14 +14,13 @@ from deployments.rollout_policy import RolloutPolicy
 from features.offline.split_dates import RowTimes
 from features.outcomes import LabelWithin
 from features.types import AS_OF, LABEL_KNOWN_AT
-from monitoring.drift_policy import DriftPolicy
+from monitoring.drift_policy import DAY_S, DriftPolicy
 from rayloop.context import ProjectContext
 
 MOST = 0.95
 """The delay within which this share of the labels is known decides."""
 _ROWS = 1_000_000
 """Rows of the training frame that are measured at most."""
-_DAY_S = 86_400.0
 
 
 class LabelDelay(NamedTuple):
@@ -62,7 +61,7 @@ def drift_policy(context: ProjectContext, delay: LabelDelay | None) -> DriftPoli
     if analysis is None or delay_s <= analysis.label_wait_s or "label_wait_s" in analysis.model_fields_set:
         return policy
     # In whole days: a delay that is measured differs a little each time, and the monitor should not see a new policy.
-    wait_s = analysis.label_wait_s + _DAY_S * math.ceil(delay_s / _DAY_S)
+    wait_s = analysis.label_wait_s + DAY_S * math.ceil(delay_s / DAY_S)
     return policy.model_copy(update={"log_analysis": analysis.model_copy(update={"label_wait_s": wait_s})})
 
 

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 from cluster.errors import ClusterUnavailable
+from cluster.node import background
 from cluster.node.ports import listens
-from cluster.permissions import PRIVATE_UMASK
 from cluster.settings import Settings
-
-_START_SECONDS = 120
-_POLL_SECONDS = 0.1
-
-# Python warns about a child process that is garbage-collected while it runs; this one outlives the command.
-_servers: list[subprocess.Popen[bytes]] = []
 
 
 def start_server(
@@ -44,13 +38,7 @@ def start_server(
         # The pages need none of its background job runners.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    with (settings.home / "mlflow.log").open("w") as out:
-        process = subprocess.Popen(
-            command, env=environment, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            start_new_session=True, cwd=settings.home, umask=PRIVATE_UMASK,
-        )  # fmt: skip
-    _servers.append(process)
-    return process
+    return background.start_server(command, environment, _log_file(settings), settings.home)
 
 
 def await_server(settings: Settings, server: subprocess.Popen[bytes] | None) -> None:
@@ -59,13 +47,14 @@ def await_server(settings: Settings, server: subprocess.Popen[bytes] | None) -> 
     Raises:
         ClusterUnavailable: It ended, or does not answer.
     """
-    deadline = time.monotonic() + _START_SECONDS
-    while server is not None and not answers(settings):
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise ClusterUnavailable("cluster.mlflow_not_started", log=str(settings.home / "mlflow.log"))
-        time.sleep(_POLL_SECONDS)
+    if server is not None and not background.await_server(server, settings.mlflow_port):
+        raise ClusterUnavailable("cluster.mlflow_not_started", log=str(_log_file(settings)))
 
 
 def answers(settings: Settings) -> bool:
     """Whether MLflow's web pages accept connections."""
     return listens(settings.mlflow_port)
+
+
+def _log_file(settings: Settings) -> Path:
+    return settings.home / "mlflow.log"

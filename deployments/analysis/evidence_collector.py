@@ -192,14 +192,14 @@ class _PairwiseCollector:
         firsts = rollout_rows.filter(pc.equal(rollout_rows.column("row"), 0))
         for share in pc.unique(firsts.column("share")).to_pylist():
             at_share = firsts.filter(pc.equal(firsts.column("share"), share))
-            for variant in (CHAMPION, CHALLENGER):
-                assigned = at_share.filter(pc.equal(at_share.column("assigned"), variant))
+            assigned = {v: at_share.filter(pc.equal(at_share.column("assigned"), v)) for v in (CHAMPION, CHALLENGER)}
+            for variant, rows in assigned.items():
                 latency = self._latency.collect(at_share, variant)
-                self._stats[share, variant] += _variant_stats(assigned, variant).model_copy(update={"latency": latency})
-                self._add_clusters(share, variant, assigned, _failure_mask(assigned, variant))
+                self._stats[share, variant] += _variant_stats(rows, variant).model_copy(update={"latency": latency})
+                self._add_clusters(share, variant, rows, _failure_mask(rows, variant))
             copies = _copies(_scored_by(at_share, self._version))
             self._stats[share, _COPIES] += _copy_stats(copies)
-            scored = pa.concat_tables([assigned, copies])
+            scored = pa.concat_tables([assigned[CHALLENGER], copies])
             failed = pc.and_(_failure_mask(scored, CHALLENGER), pc.invert(_is_unanswered(scored)))
             self._add_clusters(share, _COPIES, scored, failed)
         self._add_pairs(_scored_by(rollout_rows, self._version), labels)

@@ -2,10 +2,9 @@
 
 Criteria:
 
-errors   Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer? (Copies
-         of the champion's requests count.) Does it
-         fail more often than the champion, beyond ``error_margin``, and is not shown to be below the limit?
-         (criteria.py, sequential_tests.py)
+errors   Does the challenger fail more than ``max_error_rate`` of the requests that the champion can answer, copies of
+         the champion's requests included? Does it fail more of its own requests than the champion, beyond
+         ``error_margin``, and is not shown to be below the limit? (criteria.py, sequential_tests.py)
 quality  Is its mean loss, or its share of mistakes, above the champion's on the same rows; is it below (1 + margin)
          times the champion's? (quality_test.py)
 latency  Is a quantile of its time in the predictor beyond the champion's, with margin and floor? (latency_histogram.py)
@@ -110,9 +109,9 @@ def judge(
         return Verdict(kind="abort", reason=harm, figures=figures)
     if validity.failed is not None:
         return _invalid(validity.failed, figures)
-    unsettled, waits = validity.suspicious or validity.unproven, validity.suspicious
-    if policy.path == "labels":
-        waits = unsettled
+    unsettled = validity.suspicious or validity.unproven
+    # Health needs no labels, so it waits for no proof that they follow the scores.
+    waits = validity.suspicious if policy.path == "health" else unsettled
     worse = next((result.regression for result in comparisons if result.regression), "")
     if worse and not unsettled:
         return Verdict(kind="abort", reason=worse, figures=figures, compared=True)
@@ -146,11 +145,8 @@ def check_evidence(evidence: RolloutEvidence, policy: RolloutPolicy, n_initial: 
 
 
 def _invalid(failed: CheckResult, figures: dict[str, float]) -> Verdict:
-    rows = f"; see rows {', '.join(failed.ids)}" if failed.ids else ""
-    reason = f"the evidence is invalid ({failed.check}): {failed.finding}{rows}"
-    return Verdict(
-        kind="invalid", reason=reason, figures=figures, remark=f"invalid: {failed.check}", check=failed.check
-    )
+    remark = f"invalid: {failed.check}"
+    return Verdict(kind="invalid", reason=failed.reason, figures=figures, remark=remark, check=failed.check)
 
 
 def _missing_counts(step: ComparisonEvidence, share: float, policy: RolloutPolicy) -> str:

@@ -97,7 +97,7 @@ class Copier:
 
         Args:
             state: What was served.
-            part: Requests that the champion has scored, and nobody else.
+            part: Requests that the champion alone has scored.
         """
         fates: defaultdict[tuple[str | None, bool], list[int]] = defaultdict(list)
         for index, request in enumerate(part.requests):

@@ -25,6 +25,7 @@ from deployments.analysis.validity.validity_checks import UNPROVEN_ROWS
 from deployments.analysis.verdict import check_evidence
 from deployments.rollout import state_machine
 from deployments.rollout.state_machine import RolloutState, format_due
+from deployments.rollout_policy import DAY_S
 
 LateAction = Literal["hold", "confirm", "rollback", "alarm", "expire", "supersede"]
 
@@ -49,11 +50,9 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
     policy = state.policy.divide_alpha(len(state.initial_challengers))
     quality, paired = compare_quality(evidence, policy), evidence.total.paired
     validity = check_evidence(evidence, policy, len(state.initial_challengers))
-    failed = validity.failed
-    doubt = f"the evidence is invalid ({failed.check}): {failed.finding}" if failed else ""
     # Only rows of the canary are checked. There may be too few of them for a proof, however many labels have come.
     unproven = validity.unproven if paired.n < UNPROVEN_ROWS else ""
-    doubt = doubt or validity.suspicious or unproven
+    doubt = validity.failed.reason if validity.failed else validity.suspicious or unproven
     version, former = state.answering_version, state.champion
     figures = (
         quality.figures | validity.figures | {"labelled": float(paired.n), "given_up": float(evidence.expired_rows)}
@@ -66,7 +65,7 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
         reason = f"confirmed by labels: v{version} is not worse than v{former}: {costs}, within {policy.margin:.1%}"
         return LateVerdict(action="confirm", reason=reason, figures=figures)
     if now - state.since >= policy.probation_limit_s:
-        days = policy.probation_limit_s / 86_400.0
+        days = policy.probation_limit_s / DAY_S
         reason = f"labels did not decide in {days:.3g} days: {doubt or costs}; v{version} stays"
         return LateVerdict(action="expire", reason=reason, figures=figures)
     reason = f"on probation: {format_due(state)}; {doubt or (costs if paired.n else 'no labeled rows yet')}"
@@ -74,7 +73,7 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
 
 
 def supersede(state: RolloutState, rollout: str) -> LateVerdict:
-    """The verdict on a promoted version against which another one is put on trial.
+    """Return the verdict on a promoted version against which another one is put on trial.
 
     Args:
         state: State of its rollout.

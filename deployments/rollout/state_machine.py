@@ -30,7 +30,7 @@ from pydantic import ConfigDict
 
 from cluster.errors import RolloutError
 from cluster.times import format_utc
-from cluster.values import Decision, Frozen, stored_name
+from cluster.values import AFTER_PROMOTION, Decision, Frozen, stored_name
 from deployments.analysis.verdict import RolloutDecision
 from deployments.rollout.advance_guards import apply_guards
 from deployments.rollout_policy import RolloutPolicy
@@ -378,9 +378,9 @@ def _replay_entry(state: RolloutState, entry: Decision) -> RolloutState:
         state = _pause_or_resume(state, entry.action, entry.at)
     elif status := _END_STATUS.get(entry.action):
         update |= {"status": status, "champion": entry.champion, "challengers": entry.challengers}
-        # On the path of health, labels decide after a promotion, whoever promoted.
+        # On the path of health, labels decide after every promotion, also after one by hand.
         update |= {"since": entry.at, "on_probation": status == "promoted" and state.policy.path == "health"}
-    elif entry.action in ("confirm", "alarm", "expire", "supersede"):
+    elif entry.action in AFTER_PROMOTION:
         update["on_probation"] = False
     return state.model_copy(update=update)
 

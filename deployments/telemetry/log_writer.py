@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from ray.actor import ActorHandle
 from ray.util.metrics import Counter
 
@@ -284,23 +283,25 @@ class LogWriter:
         return None
 
     def _rebuild_evidence(self, collector: EvidenceCollector, task: Task) -> EvidenceCollector:
-        columns = {"predictions": evidence_columns(task), "labels": ("id", "label", "received")}
-        logs = {
-            kind: self._read(kind, columns[kind]) for kind, name in self._names.items() if self._tables.exists(name)
-        }
-        if len(logs) == len(columns):
-            mine = pc.fill_null(pc.equal(logs["predictions"].column("rollout"), collector.rollout), False)
-            collector.add_log(logs["predictions"].filter(mine), logs["labels"])
-            collector.set_history(**logs)
-        elif "predictions" in logs:
-            collector.add_predictions(logs["predictions"])
-        elif "labels" in logs:
-            collector.add_labels(logs["labels"])
+        labels = self._read("labels", ("id", "label", "received"))
+        rows = self._read("predictions", evidence_columns(task), where=("rollout", collector.rollout))
+        history = self._read("predictions", ("id", "at", "rollout")) if labels is not None else None
+        if rows is not None and labels is not None and history is not None:
+            collector.add_log(rows, labels)
+            collector.set_history(history, labels)
+        elif rows is not None:
+            collector.add_predictions(rows)
+        elif labels is not None:
+            collector.add_labels(labels)
         return collector
 
-    def _read(self, kind: str, columns: tuple[str, ...]) -> pa.Table:
-        present = self._tables.columns(self._names[kind])
-        return self._tables.read(self._names[kind], columns=[name for name in columns if name in present])
+    def _read(self, kind: str, columns: tuple[str, ...], where: tuple[str, str] | None = None) -> pa.Table | None:
+        """Read those of the columns that a log has; None if there is no log yet."""
+        name = self._names[kind]
+        if not self._tables.exists(name):
+            return None
+        present = self._tables.columns(name)
+        return self._tables.read(name, columns=[column for column in columns if column in present], where=where)
 
     def _committed_batches(self) -> dict[str, CommitFuture | None]:
         """Ids of the batches in the tables; the oldest beyond the bound are left out."""

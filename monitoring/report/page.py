@@ -26,6 +26,7 @@ _DECISIONS = {
     "confirm": "labels confirm version {new}",
     "alarm": "labels show harm of version {new}, which stays",
     "expire": "labels did not decide on version {new} in time",
+    "supersede": "the next rollout starts before labels decide on version {new}",
 }
 
 

@@ -20,6 +20,7 @@ from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout.serve_details import DeploymentStatus, deployment_statuses
 from deployments.rollout.state_machine import RolloutState, format_due, format_versions
+from deployments.rollout_policy import DAY_S
 from rayloop.cli.rollout_commands import rollout_summary
 from rayloop.served_models import list_models
 from rayloop.stages.alarm_jobs import JOB_ACTIONS, describe_job
@@ -164,7 +165,7 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
 
 def _describe_path(state: RolloutState) -> str:
     delay_s = state.policy.label_delay_s
-    delay = f", which take {delay_s / 86_400.0:.3g} days" if delay_s is not None else ""
+    delay = f", which take {delay_s / DAY_S:.3g} days" if delay_s is not None else ""
     if state.active:
         return f"health decides the steps, and labels{delay}, after the promotion; {format_due(state)}"
     on_probation = f"; v{state.answering_version} is on probation; {format_due(state)}" if state.on_probation else ""

@@ -23,6 +23,12 @@ class CheckResult(Frozen):
     ids: tuple[str, ...] = ()
     """Rows to look at."""
 
+    @property
+    def reason(self) -> str:
+        """Why the evidence is invalid, should the check fail."""
+        rows = f"; see rows {', '.join(self.ids)}" if self.ids else ""
+        return f"the evidence is invalid ({self.check}): {self.finding}{rows}"
+
 
 def strongest(log_e: list[float], tests: int = 0) -> float:
     """The largest of several log e-values, less the log of their number."""
