@@ -60,7 +60,7 @@ def evaluate_candidate(
     rows, champion = gate_rows(build)
     exported_model = export_best_precision(gate, fit_result, folder, rows)
     session = onnx_scorer.open_session(folder / MODEL_FILE)
-    latency = measure_latencies(session, fit_result.build_scorer().score, fit_result.encoder.encode(rows.sample))
+    latency = measure_latencies(session, fit_result.build_model().score, fit_result.encoder.encode(rows.sample))
     evidence = _evidence(build.frame, fit_result, folder, exported_model.scores, rows.champion_scores)
     assessed, size = assessment.assess(gate, evidence), (folder / MODEL_FILE).stat().st_size
     more = (*assessment.check(gate, fit_result.task, assessed), *serving_budget.check(gate.budget, latency, size))

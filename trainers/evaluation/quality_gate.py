@@ -45,7 +45,7 @@ class GatePolicy(Frozen):
     max_gap: float | None = Field(default=None, ge=0)
     """How much worse the primary metric may be on validation rows than on training rows. None is no limit."""
     max_parity: float = Field(default=1e-4, gt=0)
-    """Largest difference between the exported model's scores and those of the training module."""
+    """Largest difference between the exported model's scores and those of the trained model."""
     max_quantization_loss: float = Field(default=0.005, ge=0)
     """Share of the primary metric that int8 weights may cost, by the same kind of bound as ``margin``."""
     max_compression_loss: float = Field(default=0.005, ge=0)
@@ -77,7 +77,7 @@ class ScoredCandidate(NamedTuple):
         task: The candidate's task.
         scores: Scores of the exported model.
         labels: Labels of the same rows.
-        parity: Largest difference between the exported model's scores and those of the training module.
+        parity: Largest difference between the exported model's scores and those of the trained model.
         train_metrics: Metrics of the training rows.
         validation_metrics: Metrics of the validation rows.
         champion_scores: The champion's scores of the same rows; None without a champion.

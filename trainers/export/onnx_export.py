@@ -1,4 +1,4 @@
-"""Export of a trained module to files that load without its Python code: ONNX and safetensors."""
+"""Export of a trained model to files that load without its Python code: ONNX and safetensors."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from cluster.log_suppression import suppress_logs
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE
 from trainers.export.portable_onnx import score_portable, write_portable
+from trainers.fitted_model import FittedModel, GraphModel
 from trainers.input_spec import InputSpec
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
@@ -43,12 +44,12 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     """Write model.onnx, portable.onnx and weights.safetensors.
 
     Args:
-        result: The trained module.
+        result: The trained model.
         folder: Where the files go.
         sample: Rows of a feature frame on which the files are compared.
 
     Returns:
-        The largest absolute difference of scores between the training module and model.onnx, or between model.onnx and
+        The largest absolute difference of scores between the trained model and model.onnx, or between model.onnx and
         portable.onnx; of a regression, in standard deviations of the label.
 
     Raises:
@@ -56,12 +57,12 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     """
     if not sample.num_rows:
         raise DataError("data.empty_export_sample")
-    scorer = result.build_scorer()
-    save_onnx(scorer, result.inputs, folder / MODEL_FILE)
+    model = result.build_model()
+    save_model(model, result.inputs, folder / MODEL_FILE)
     save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)
     arrays = result.encoder.encode(sample)
     onnx_scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
-    return max(_difference(result, scorer.score(arrays), onnx_scores), export_portable(result, folder, sample))
+    return max(_difference(result, model.score(arrays), onnx_scores), export_portable(result, folder, sample))
 
 
 def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
@@ -85,6 +86,21 @@ def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:
 
 def _difference(result: FitResult, expected: np.ndarray, actual: np.ndarray) -> float:
     return float(np.abs(expected.astype(np.float64) - actual).max()) / result.inputs.label_std
+
+
+def save_model(model: FittedModel, inputs: InputSpec, path: Path) -> None:
+    """Write a fitted model as one self-contained ONNX file: the graph that it builds, or the trace of its module.
+
+    Args:
+        model: The model.
+        inputs: Its inputs.
+        path: The file.
+    """
+    if isinstance(model, nn.Module):
+        save_onnx(model, inputs, path)
+    else:
+        assert isinstance(model, GraphModel)
+        path.write_bytes(model.to_onnx())
 
 
 def save_onnx(scorer: nn.Module, inputs: InputSpec, path: Path) -> None:

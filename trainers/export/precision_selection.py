@@ -25,7 +25,7 @@ from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
 
 PARITY_ROWS = 2000
-"""Held-out rows on which the exported model is compared with the training module."""
+"""Held-out rows on which the exported model is compared with the trained model."""
 
 
 class GateRows(NamedTuple):
@@ -60,7 +60,7 @@ class ExportedModel(NamedTuple):
     Attributes:
         scores: Scores by the model.onnx in the bundle.
         report: The gate's checks of these scores.
-        parity: Largest difference from the training module's scores.
+        parity: Largest difference from the trained model's scores.
         precision: Precision of the weights in the bundle.
         int8_refusal: Why the project's int8 weights are not used; empty when they are, or nothing asks for them.
     """

@@ -20,15 +20,15 @@ from features.encoder import Encoder
 from features.types import LABEL
 from trainers import losses, metrics
 from trainers.config import ModelSpec, TrainConfig
-from trainers.data.batches import EncodedRows, MemoryValidationLoader
+from trainers.data.batches import EncodedRows
 from trainers.data.datasets import TrainingData
 from trainers.data.encoding_task import label_array
 from trainers.evaluation import calibration
+from trainers.fitted_model import FittedModel
 from trainers.input_spec import InputSpec
-from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import EpochResult, StepProgress, TrainResult, Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
-from trainers.loop.validation import gather_scores, validate
+from trainers.loop.validation import measure, score_rows
 from trainers.loop.worker_group import capacity_warning, run_worker_group
 from trainers.models import model_builder
 from trainers.models.scoring_module import ScoringModule
@@ -76,6 +76,10 @@ class FitResult:
     """Wall-clock seconds: "encode", "train", "validate", "start and end" (the rest) and "total"."""
     temperature: float = 1.0
     """Divides the logits (temperature scaling)."""
+
+    def build_model(self) -> FittedModel:
+        """The trained model, of whatever kind."""
+        return self.build_scorer()
 
     def build_module(self) -> nn.Module:
         """The trained module, in evaluation mode."""
@@ -144,8 +148,7 @@ def fit(
         seconds=_split_seconds(outcome, encode_seconds, time.perf_counter() - started),
     )
     rows = encoded_data.sample().thin(TRAIN_SAMPLE_ROWS)
-    train_metrics = validate(result.build_scorer(), task, MemoryValidationLoader(rows), ProcessGroup())
-    return replace(result, train_metrics=train_metrics)
+    return replace(result, train_metrics=measure(result.build_model(), task, rows))
 
 
 def calibrate(result: FitResult, validation: pa.Table) -> FitResult:
@@ -153,8 +156,7 @@ def calibrate(result: FitResult, validation: pa.Table) -> FitResult:
     if result.config.calibrate == "none":
         return result
     labels = label_array(validation[LABEL])
-    rows = EncodedRows(**result.encoder.encode(validation), labels=labels)
-    scores, _ = gather_scores(result.build_scorer(), result.task, MemoryValidationLoader(rows), ProcessGroup())
+    scores = score_rows(result.build_model(), EncodedRows(**result.encoder.encode(validation), labels=labels))
     return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))
 
 

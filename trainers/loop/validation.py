@@ -9,8 +9,9 @@ from cluster.errors import DataError
 from cluster.values import Task
 from trainers import metrics
 from trainers.config import SCORE_BATCH_ROWS
-from trainers.data.batches import ValidationLoader
+from trainers.data.batches import EncodedRows, MemoryValidationLoader, ValidationLoader
 from trainers.data.sharding import shard_bounds
+from trainers.fitted_model import FittedModel
 from trainers.loop.process_group import ProcessGroup
 from trainers.models.scoring_module import ScoringModule
 
@@ -30,7 +31,25 @@ def validate(scorer: ScoringModule, task: Task, held_out: ValidationLoader, grou
     Raises:
         DataError: A score is NaN.
     """
-    scores, labels = gather_scores(scorer, task, held_out, group)
+    return _checked_metrics(task, *gather_scores(scorer, task, held_out, group))
+
+
+def measure(model: FittedModel, task: Task, rows: EncodedRows) -> dict[str, float]:
+    """Metrics of a fitted model on rows in memory, by name.
+
+    Raises:
+        DataError: A score is NaN.
+    """
+    return _checked_metrics(task, score_rows(model, rows), rows.labels)
+
+
+def score_rows(model: FittedModel, rows: EncodedRows) -> np.ndarray:
+    """Scores of rows in memory, in order, as many rows at a time as ``validate`` passes to a module."""
+    batches = (batch for _, batch in MemoryValidationLoader(rows).batches())
+    return np.concatenate([model.score({"numbers": b.numbers.numpy(), "codes": b.codes.numpy()}) for b in batches])
+
+
+def _checked_metrics(task: Task, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     if invalid := int(np.isnan(scores).reshape(len(scores), -1).any(axis=1).sum()):
         raise DataError("data.score_not_a_number", rows=invalid, total=len(scores))
     return metrics.evaluate(task, scores, labels)

@@ -1,4 +1,4 @@
-"""Latency of the exported model and of the training module on the same rows, on one thread of this machine.
+"""Latency of the exported model and of the trained model on the same rows, on one thread of this machine.
 
 It is CPU time of the thread, so that other work on the machine does not change it.
 """
@@ -33,7 +33,7 @@ def measure_latencies(
 
     Args:
         model: The exported model.
-        score: The training module's scores of encoded rows.
+        score: The trained model's scores of encoded rows.
         arrays: Encoded rows, repeated as often as a batch needs them.
 
     Returns:

@@ -17,13 +17,14 @@ from safetensors.numpy import load_file
 from cluster.errors import DataError
 from cluster.values import Snapshot, TaskKind
 from features.definitions import Column, FeatureSet
+from features.encoder import Arrays
 from features.manifest import MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE, Manifest
 from tests.factories.errors import raises
 from tests.factories.trainers.frames import COLUMNS, frame
 from tests.factories.trainers.small_module import Small
 from tests.factories.trainers.training import trained
 from trainers.config import ModelSpec
-from trainers.export.onnx_export import export
+from trainers.export.onnx_export import export, save_model
 from trainers.export.portable_onnx import MISSING_KEY, missing_text, score_portable
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
@@ -147,6 +148,23 @@ def test_exported_weights_equal_state(exported: tuple[FitResult, Path]) -> None:
     loaded = load_file(folder / WEIGHTS_FILE)
     assert loaded.keys() == result.state.keys()
     assert all(np.array_equal(loaded[name], value) for name, value in result.state.items())
+
+
+def test_save_model_writes_the_graph_of_a_model_that_nobody_trained(
+    exported: tuple[FitResult, Path], tmp_path: Path
+) -> None:
+    result, folder = exported
+    graph = (folder / MODEL_FILE).read_bytes()
+
+    class Imported:
+        def score(self, arrays: Arrays) -> np.ndarray:
+            return onnx_scorer.score(onnx_scorer.open_session(graph), arrays)
+
+        def to_onnx(self) -> bytes:
+            return graph
+
+    save_model(Imported(), result.inputs, tmp_path / MODEL_FILE)
+    assert (tmp_path / MODEL_FILE).read_bytes() == graph
 
 
 def test_score_table_needs_bundle_only(exported: tuple[FitResult, Path]) -> None:

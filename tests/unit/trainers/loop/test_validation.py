@@ -11,9 +11,13 @@ from cluster.errors import DataError
 from cluster.values import TaskKind
 from tests.factories.errors import raises
 from tests.factories.trainers.frames import TASKS
+from tests.factories.trainers.training import fitted_inputs
+from trainers.config import ModelSpec
 from trainers.data.batches import EncodedRows, MemoryValidationLoader
 from trainers.loop.process_group import ProcessGroup
-from trainers.loop.validation import gather_scores, validate
+from trainers.loop.validation import gather_scores, measure, score_rows, validate
+from trainers.models import model_builder
+from trainers.models.scoring_module import ScoringModule
 
 
 class _Echo(nn.Module):
@@ -50,3 +54,17 @@ def test_validate_counts_rows_with_a_nan_score() -> None:
     flat = np.array([[0.1], [np.nan], [np.nan], [np.nan]])
     with raises(DataError, "data.score_not_a_number", rows=3, total=4):
         validate(_Echo(False), TASKS["binary"], _held_out(flat, np.zeros(4)), ProcessGroup())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
+def test_module_as_fitted_model_has_the_bits_of_the_module(kind: TaskKind) -> None:
+    task, (inputs, numbers, codes) = TASKS[kind], fitted_inputs(TASKS[kind])
+    scorer = ScoringModule(model_builder.build(ModelSpec(), inputs, task), task, inputs).eval()
+    times = 40
+    labels = np.zeros((times * len(numbers), task.label_width) if task.label_width > 1 else times * len(numbers))
+    labels[::2] = 1.0
+    rows = EncodedRows(numbers.repeat(times, 1).numpy(), codes.repeat(times, 1).numpy(), labels.astype(np.float32))
+    assert len(rows) > 16_384
+    expected, _ = gather_scores(scorer, task, MemoryValidationLoader(rows), ProcessGroup())
+    assert np.array_equal(score_rows(scorer, rows), expected)
+    assert measure(scorer, task, rows) == validate(scorer, task, MemoryValidationLoader(rows), ProcessGroup())
