@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
 
+import polars as pl
+
 from features.definitions import OutcomeView
 
 OutcomeKind = Literal["any", "count", "sum"]
@@ -44,3 +46,13 @@ class LabelWithin:
     def entity_keys(self) -> tuple[str, ...]:
         """Columns by which a row finds its events."""
         return self.view.entity.keys
+
+
+def event_keys(label: LabelWithin) -> list[pl.Expr]:
+    """Return expressions for the columns by which rows of the examples' source find their events."""
+    return [pl.col(key).alias(key_column(key)) for key in label.entity_keys]
+
+
+def key_column(key: str) -> str:
+    """Return the name that a column of ``event_keys`` has."""
+    return f"__label {key}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,11 @@ from features.offline.split_dates import RowTimes
 from features.outcomes import LabelWithin
 from features.types import AS_OF, LABEL_KNOWN_AT
 from monitoring.drift_policy import DAY_S, DriftPolicy
-from rayloop.context import ProjectContext
+from rayloop.project import Project
+
+if TYPE_CHECKING:
+    # Imports Iceberg and MLflow, which take seconds.
+    from rayloop.context import ProjectContext
 
 MOST = 0.95
 """The delay within which this share of the labels is known decides."""
@@ -41,17 +45,25 @@ class LabelDelay(NamedTuple):
 
 def find_label_delay(context: ProjectContext) -> LabelDelay | None:
     """Return how long labels take: as the project declares it, or measured; None before the first training frame."""
-    project = context.project
-    label = project.examples.label
-    declared = project.label_delay
+    return declared_delay(context.project) or _measure(context)
+
+
+def declared_delay(project: Project) -> LabelDelay | None:
+    """Return how long labels take by the project's own declaration; None: it has none."""
+    label, declared = project.examples.label, project.label_delay
     if declared is None and isinstance(label, LabelWithin):
         declared = label.delay
-    return LabelDelay(declared, declared, "declared") if declared is not None else _measure(context)
+    return None if declared is None else LabelDelay(declared, declared, "declared")
 
 
-def rollout_policy(context: ProjectContext, delay: LabelDelay | None) -> RolloutPolicy:
+def measure_delay(times: RowTimes) -> LabelDelay:
+    """Return how long labels take, from the times of rows and of their labels."""
+    return LabelDelay(times.delay_at(0.5), times.delay_at(MOST), "measured")
+
+
+def rollout_policy(project: Project, delay: LabelDelay | None) -> RolloutPolicy:
     """Return the project's rollout policy, with what follows from the label delay."""
-    return follow_label_delay(context.project.rollout, delay.most.total_seconds() if delay else None)
+    return follow_label_delay(project.rollout, delay.most.total_seconds() if delay else None)
 
 
 def drift_policy(context: ProjectContext, delay: LabelDelay | None) -> DriftPolicy:
@@ -83,7 +95,7 @@ def _measure(context: ProjectContext) -> LabelDelay | None:
         for part in context.tables.stream(snapshot.table, snapshot.id, columns=(AS_OF, LABEL_KNOWN_AT))
     ]
     times = RowTimes(np.concatenate([part.as_of for part in parts]), np.concatenate([part.known_at for part in parts]))
-    return LabelDelay(times.delay_at(0.5), times.delay_at(MOST), "measured")
+    return measure_delay(times)
 
 
 def _microseconds(times: pa.ChunkedArray) -> np.ndarray:

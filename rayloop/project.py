@@ -28,6 +28,7 @@ from trainers import metrics
 from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneConfig
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
+from trainers.models.parameters import check_parameters
 
 
 @dataclass(frozen=True)
@@ -169,15 +170,12 @@ class Project:
 
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""
-        # Imports PyTorch, which takes seconds: most commands and workers load a project's declarations only.
-        from trainers.models import model_builder
-
-        model_builder.check_parameters(self.model, self.model.parameters)
+        check_parameters(self.model, self.model.parameters)
         space = self.tune.space if self.tune else {}
-        model_builder.check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
+        check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
         for step in self.compress:
             if isinstance(step, Distill):
-                model_builder.check_parameters(step.student, step.student.parameters)
+                check_parameters(step.student, step.student.parameters)
 
 
 class Location(NamedTuple):

@@ -24,8 +24,8 @@ from cluster.storage.tables import Tables
 from cluster.values import Snapshot, Task
 from features.builders import category, number, rolling, timestamp
 from features.definitions import Entity, FeatureSet, FeatureView, Latest
+from features.offline.example_rows import CorrectionRows, build_examples
 from features.offline.point_in_time import join
-from features.offline.training_frame import CorrectionRows, build_examples
 from features.sources.landing import check_block, decide
 from features.sources.row_versions import KnownRows, fingerprint_columns
 from features.sources.source import Examples, Source

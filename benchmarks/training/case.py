@@ -26,9 +26,9 @@ from cluster import connection, local_cluster
 from cluster.values import Task
 from examples.flights.data import flights_frame, weather_frame
 from features.encoder import Encoder
+from features.offline.example_rows import build_examples
 from features.offline.point_in_time import index_events, look_up_features
 from features.offline.purge import assign_parts, keep_rows
-from features.offline.training_frame import build_examples
 from features.split import SPLIT, TRAIN
 from features.types import LABEL
 from rayloop.frame_view import MIN_CATEGORY_ROWS

@@ -13,14 +13,9 @@ import ray
 from cluster.storage.tables import Tables
 from cluster.values import Snapshot
 from features.offline.distributed_join import Reference, point_in_time_join
-from features.outcomes import LabelWithin
+from features.outcomes import LabelWithin, key_column
 from features.sources.stored_rows import StoredPart, stored_parts
 from features.types import AS_OF, INSTANT, KNOWN_FROM, LABEL, LABEL_KNOWN_AT
-
-
-def event_keys(label: LabelWithin) -> list[pl.Expr]:
-    """Return expressions for the columns by which rows of the examples' source find their events."""
-    return [pl.col(key).alias(_key_column(key)) for key in label.entity_keys]
 
 
 def newest_known(tables: Tables, snapshot: Snapshot, label: LabelWithin, until: datetime | None) -> datetime:
@@ -64,7 +59,7 @@ def label_blocks(
 def lookup_rows(rows: pl.DataFrame, label: LabelWithin) -> pl.DataFrame:
     """Return the keys of rows, and the times as of which their labels are looked up."""
     end = (pl.col(LABEL_KNOWN_AT) - label.view.settle).alias(AS_OF)
-    return rows.select(*(pl.col(_key_column(key)).alias(key) for key in label.entity_keys), end)
+    return rows.select(*(pl.col(key_column(key)).alias(key) for key in label.entity_keys), end)
 
 
 def add_labels(rows: pl.DataFrame, outcomes: pl.Series, label: LabelWithin) -> pl.DataFrame:
@@ -81,7 +76,3 @@ def _lookup_rows(block: pa.Table, label: LabelWithin) -> Any:
 @ray.remote(num_cpus=0.5)
 def _add_labels(block: pa.Table, outcome: pa.Table, label: LabelWithin) -> Any:
     return add_labels(pl.DataFrame(block), pl.DataFrame(outcome).get_column(LABEL), label).to_arrow()
-
-
-def _key_column(key: str) -> str:
-    return f"__label {key}"

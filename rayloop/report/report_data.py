@@ -139,7 +139,7 @@ def _facts(
 def _label_facts(context: ProjectContext) -> list[tuple[str, str]]:
     """Which path rollouts take, and when labels may first decide on the newest promotion."""
     delay = find_label_delay(context)
-    facts = [("rollouts are decided by", describe_path(rollout_policy(context, delay), delay))]
+    facts = [("rollouts are decided by", describe_path(rollout_policy(context.project, delay), delay))]
     state = RolloutJournal(context.project.name, context.tables).last_state()
     if state is not None and (state.active or state.on_probation) and state.labels_due is not None:
         facts.append((f"labels on {format_versions(state.challengers)}", format_due(state)))

@@ -21,7 +21,7 @@ from cluster.names import monitor_actor
 from cluster.values import Alarm, Decision, Snapshot
 from deployments.rollout.rollout_status import RolloutStatus
 from features.derived_columns import request_features
-from features.offline.training_frame import label_values
+from features.offline.example_rows import label_values
 from features.outcomes import LabelWithin
 from features.sources.stored_rows import read_newest
 from features.types import AS_OF, ID, INSTANT, LABEL, LABEL_KNOWN_AT

@@ -152,7 +152,7 @@ def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) 
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
     store_code(context, *challengers)
     delay = find_label_delay(context)
-    policy = rollout_policy(context, delay)
+    policy = rollout_policy(context.project, delay)
     context.progress(f"path of the rollout: {describe_path(policy, delay)}")
     actor = connect_controller(context.project.name, context.settings)
     return get_result(actor.start.remote(challengers, policy, serving_options(context)))

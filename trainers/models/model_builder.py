@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -60,21 +60,6 @@ def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
     expected, shape = (2, task.outputs), tuple(getattr(logits, "shape", ()))
     if shape != expected:
         raise ProjectError("project.logits_shape", model=spec.name, shape=shape, expected=expected)
-
-
-def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
-    """Check that the model's builder accepts all parameters in ``names``.
-
-    Raises:
-        ProjectError: It does not accept one of them.
-    """
-    accepted = inspect.signature(_builder(spec)).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values()):
-        return
-    offered = list(accepted)[2:]
-    for name in names:
-        if name not in offered:
-            raise ProjectError("project.unknown_model_parameter", model=spec.name, name=name, choices=offered)
 
 
 def effective_parameters(spec: ModelSpec) -> dict[str, Any]:

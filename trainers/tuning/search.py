@@ -26,6 +26,7 @@ from trainers.loop.train_spec import TrainSpec
 from trainers.loop.trainer import FitRequest
 from trainers.loop.worker_group import capacity_warning
 from trainers.models import model_builder
+from trainers.models.parameters import check_parameters
 from trainers.tuning import pbt, search_spaces
 from trainers.tuning.trial import Trial, TuneResult, rank_finalists, rank_trials, select_finalists, trace_changes
 from trainers.tuning.trial_runner import OBJECTIVE, SearchRun, TrialPlan
@@ -64,9 +65,7 @@ def search(
         RayloopError: No trial had a result.
     """
     started, task, config = time.perf_counter(), request.task, request.config
-    model_builder.check_parameters(
-        request.spec, [name for name in tuning.space if name not in TrainConfig.model_fields]
-    )
+    check_parameters(request.spec, [name for name in tuning.space if name not in TrainConfig.model_fields])
     encoded_data = data.encode(request.encoder, task, config.cache_mib)
     model_builder.check(request.spec, encoded_data.inputs, task)
     with ExitStack() as stack:

@@ -130,7 +130,8 @@ def test_build_frame_with_other_classes_or_event_time_is_another_frame(cluster: 
 
 
 def test_build_frame_with_a_time_split_purges_late_labels_and_straddling_groups(cluster: Settings) -> None:
-    from features.offline.training_frame import build_examples, build_frame, purged_rows
+    from features.offline.example_rows import build_examples
+    from features.offline.training_frame import build_frame, purged_rows
 
     tables, history, landed = land_events(cluster, 2000, "frame.purged")
     first, last = history.select(pl.col("at").min().alias("first"), pl.col("at").max().alias("last")).row(0)

@@ -65,7 +65,7 @@ def test_delay_is_what_the_label_of_later_rows_says() -> None:
 def test_declared_delay_replaces_the_others_and_without_a_frame_it_is_unknown() -> None:
     assert find_label_delay(context([DAY], label_delay=60 * DAY)) == (60 * DAY, 60 * DAY, "declared")
     assert find_label_delay(context()) is None
-    assert rollout_policy(context(), None) == RolloutPolicy()
+    assert rollout_policy(context().project, None) == RolloutPolicy()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,9 @@ def test_windows_wait_as_long_as_labels_take(analysis: LogAnalysisPolicy, delay:
 
 def test_path_is_described_with_its_reason() -> None:
     slow, fast = context(label_delay=60 * DAY), context(label_delay=timedelta(hours=2))
-    descriptions = [describe_path(rollout_policy(c, find_label_delay(c)), find_label_delay(c)) for c in (slow, fast)]
+    descriptions = [
+        describe_path(rollout_policy(c.project, find_label_delay(c)), find_label_delay(c)) for c in (slow, fast)
+    ]
     assert descriptions == [
         "health, then labels after the promotion (labels take 60 days (declared): longer than a rollout)",
         "labels (labels take 2 hours (declared))",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cluster.values import Task
 from features.builders import category, number
 from features.definitions import FeatureSet
-from features.offline.training_frame import CorrectionRows, build_examples
+from features.offline.example_rows import CorrectionRows, build_examples
 from features.sources.source import Examples
 from features.types import INSTANT, KNOWN_FROM
 from tests.factories.effort import examples as effort

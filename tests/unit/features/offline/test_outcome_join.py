@@ -13,9 +13,9 @@ from cluster.errors import ProjectError
 from cluster.values import Task
 from features.builders import category, number, timestamp
 from features.definitions import Entity, FeatureSet
+from features.offline.example_rows import build_examples
 from features.offline.outcome_join import add_labels, lookup_rows
 from features.offline.point_in_time import join
-from features.offline.training_frame import build_examples
 from features.outcomes import LabelWithin
 from features.sources.outcome_labels import label_within
 from features.sources.source import Examples, Source

@@ -29,8 +29,6 @@ def test_logits_have_one_column_per_output(kind: TaskKind, build: object) -> Non
 
 def test_unknown_parameter_is_refused() -> None:
     inputs, _, _ = fitted_inputs(TASKS["binary"])
-    with raises(ProjectError, "project.unknown_model_parameter", model="mlp", name="depth"):
-        model_builder.check_parameters(ModelSpec(), ["hidden", "depth"])
     with raises(ProjectError, "project.model_parameters", model="mlp"):
         model_builder.build(ModelSpec(parameters={"depth": 2}), inputs, TASKS["binary"])
     with raises(ProjectError, "project.unknown_norm", norm="group"):
