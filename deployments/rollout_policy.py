@@ -77,8 +77,8 @@ class RolloutPolicy(Frozen):
     """Fraction of the routing keys, of those that the champion answers, whose requests a challenger also scores after
     the answer, as evidence; all by default. None in shadow mode, where ``steps`` are the shares that are copied."""
     copy_cpus: float = Field(default=0.05, gt=0.0)
-    """CPUs that copies may occupy on average, for each replica of the champion; a twentieth by default. Copies beyond
-    it are dropped, which the metric ``rayloop_shadow_dropped`` counts."""
+    """CPUs that copies may occupy, for each replica of the champion, of the time in which it has nothing else to do; a
+    twentieth by default. Copies beyond it are dropped, which the metric ``rayloop_shadow_dropped`` counts."""
     webhooks: tuple[Webhook, ...] = ()
     """Addresses that approve steps or are notified of them."""
     metric: Metric = "loss"

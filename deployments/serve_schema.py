@@ -57,7 +57,7 @@ class TrafficSplit(Frozen):
     copies: float = Field(default=0.0, ge=0.0, le=1.0)
     """Fraction of the champion's routing keys whose requests a challenger also scores, at any ``share``, also at 0."""
     copy_cpus: float = Field(default=0.05, gt=0.0)
-    """CPUs that copies may occupy on average, for each replica of the champion."""
+    """CPUs that copies may occupy, for each replica of the champion, of the time in which it is idle."""
 
     @property
     def champion_share(self) -> float:

@@ -1,8 +1,9 @@
 """Copies of the champion's requests for a challenger: evidence beyond the challenger's share of the traffic.
 
 A copy delays no answer and fails none: it leaves once the champion has answered, in a call of its own that carries many
-requests, and only as far as a bound of rows in flight and a budget of time allow. Whether a request is copied depends
-on its key, on time and on earlier copies, never on what is in it, how large it is, or how either version scores it.
+requests, and only as far as a bound of rows in flight and a budget of idle time allow. Whether a request is copied
+depends on its key, on time and on earlier copies, never on what is in it, how large it is, or how either version scores
+it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from deployments.inference import variant_scoring
 from deployments.inference.challenger_protocol import ScoreResult
 from deployments.inference.serving_state import ServingState
+from deployments.inference.time_budget import IdleClock, TimeBudget
 from deployments.inference.variant_scoring import ChampionPart, RoutedRequest
 from deployments.telemetry.prediction_log import Copied, PredictionBatch
 from deployments.traffic_split import choose_copy
@@ -25,32 +27,8 @@ MAX_COPIED_ROWS = 64
 The row limit of one call, beyond which only its last request may reach."""
 SEND_EVERY_S = 0.05
 """For which copies are gathered: a call costs far more than a row."""
-_SAVED_S = 1.0
 
 Report = Callable[[ServingState, PredictionBatch], None]
-
-
-class TimeBudget:
-    """Seconds of work that may be spent: a fraction of the time that passes, of at most the last second.
-
-    Work is charged when it is done, so the last piece may overdraw the budget; there is none left until that is repaid.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._at = clock()
-        self._seconds = 0.0
-
-    def has_left(self, rate: float) -> bool:
-        """Whether work may begin, at a budget of ``rate`` seconds a second."""
-        now = self._clock()
-        self._seconds = min(self._seconds + rate * (now - self._at), rate * _SAVED_S)
-        self._at = now
-        return self._seconds > 0.0
-
-    def spend(self, seconds: float) -> None:
-        """Charge work that is done."""
-        self._seconds -= seconds
 
 
 class Division(NamedTuple):
@@ -81,13 +59,11 @@ class Copier:
 
     Args:
         report: Reports answers.
-        clock: Seconds, monotonic.
     """
 
-    def __init__(self, report: Report, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, report: Report) -> None:
         self._report = report
-        self._clock = clock
-        self._budget = TimeBudget(clock)
+        self._budget = TimeBudget(IdleClock())
         self._waiting: dict[tuple[int, str], _CopyCall] = {}
         self._sent: dict[asyncio.Task[None], _CopyCall] = {}
         self._rows_in_flight: Counter[str] = Counter()
@@ -150,7 +126,7 @@ class Copier:
             task.add_done_callback(self._sent.pop)
 
     async def _send(self, call: _CopyCall) -> None:
-        started, rows = self._clock(), call.rows
+        started, rows = time.monotonic(), call.rows
         requests = [request for part in call.parts for request in part.requests]
         try:
             results = await variant_scoring.call_challenger(requests, call.version)
@@ -162,7 +138,7 @@ class Copier:
             answers = list(_answers(call, results, answered=True))
         finally:
             # The time of the call is more than the two processes have worked on it: under load, copies become fewer.
-            self._budget.spend(self._clock() - started)
+            self._budget.spend(time.monotonic() - started)
             self._rows_in_flight[call.version] -= rows
         call.parts.clear()
         for answer in answers:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
-from deployments.inference.copies import MAX_COPIED_ROWS, TimeBudget
+from deployments.inference.copies import MAX_COPIED_ROWS
 from deployments.inference.engine import Engine
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
@@ -74,6 +73,8 @@ class Replica:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, obeys: Callable[[], bool] = lambda: True) -> None:
         self.telemetry = RecordingReporter()
         monkeypatch.setattr("deployments.inference.engine.Reporter", lambda model, count_in_flight: self.telemetry)
+        # All time is idle: an idle clock reads 0 in its first milliseconds.
+        monkeypatch.setattr("deployments.inference.copies.IdleClock", lambda: time.monotonic)
         self.engine = Engine(obeys)
         self.engine.start_telemetry("trips", lambda: 0)
 
@@ -275,30 +276,6 @@ def test_close_reports_requests_whose_copies_are_under_way(wait_s: float, monkey
     telemetry = asyncio.run(run()).telemetry
     assert Counter(answer.copied for answer in telemetry.answers for _ in answer.requests) == {"dropped": 5}
     assert telemetry.announced == 5
-
-
-@given(st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 3.0)), max_size=50), st.floats(0.01, 2.0))
-def test_time_budget_is_overdrawn_by_at_most_the_last_piece_of_work(
-    work: list[tuple[float, float]], rate: float
-) -> None:
-    now, spent, largest = 0.0, 0.0, 0.0
-    budget = TimeBudget(lambda: now)
-    for pause_s, work_s in work:
-        now += pause_s
-        if budget.has_left(rate):
-            budget.spend(work_s)
-            spent, largest = spent + work_s, max(largest, work_s)
-    assert spent <= rate * now + largest + 1e-9
-
-
-def test_time_budget_saves_a_second_at_most() -> None:
-    now = 0.0
-    budget = TimeBudget(lambda: now)
-    assert not budget.has_left(0.5)
-    now = 1000.0
-    assert budget.has_left(0.5)
-    budget.spend(0.5)
-    assert not budget.has_left(0.5)
 
 
 def test_rows_of_a_probation_are_the_rollouts_only_where_both_versions_scored(monkeypatch: pytest.MonkeyPatch) -> None:
