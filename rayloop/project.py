@@ -118,8 +118,7 @@ class Project:
     """What the model must not be used for; printed on the model card."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
-            raise ProjectError("project.invalid_name", project=self.name)
+        require_name(self.name)
         repeated = {s.name for s in self.sources if [t.name for t in self.sources].count(s.name) > 1}
         if repeated:
             raise ProjectError("project.source_repeated", project=self.name, sources=sorted(repeated))
@@ -176,6 +175,12 @@ class Project:
         for step in self.compress:
             if isinstance(step, Distill):
                 check_parameters(step.student, step.student.parameters)
+
+
+def require_name(name: str) -> None:
+    """Refuse a name that tables and routes cannot have. Raises ProjectError."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ProjectError("project.invalid_name", project=name)
 
 
 class Location(NamedTuple):

@@ -28,6 +28,9 @@ _FEW = 0.01
 _HOLDOUT_ROWS = 20_000
 """Rows on which each length of a holdout is tried."""
 _DAY_US = 86_400_000_000
+_UNITS_US = (_DAY_US, 3_600_000_000, 60_000_000, 1_000_000)
+_SUGGESTED = (0.7, 0.85)
+"""Quantiles of the rows' times at which validation and test begin."""
 
 
 class RowTimes(NamedTuple):
@@ -36,6 +39,11 @@ class RowTimes(NamedTuple):
     as_of: np.ndarray
     known_at: np.ndarray
     weight: int = 1
+
+    @property
+    def period(self) -> tuple[datetime, datetime]:
+        """Times of the first and of the last row."""
+        return _moment(int(self.as_of.min())), _moment(int(self.as_of.max()))
 
     @property
     def delay(self) -> timedelta:
@@ -86,6 +94,28 @@ def working_dates(split: TimeSplit, times: RowTimes) -> WorkingDates | None:
         if dates := _latest_dates(times, (start, *latest, end), wanted, unit):
             rows = dict(zip(PARTS, (count * times.weight for count in times.count_between(dates)), strict=True))
             return WorkingDates(_moment(dates[1]), _moment(dates[2]), rows)
+    return None
+
+
+def suggest_split(times: RowTimes) -> TimeSplit | None:
+    """Return a split for rows that have none yet: about 70% train, 15% validate, 15% test; None: no dates do.
+
+    Whole days (UTC) are preferred, then whole hours, minutes and seconds; labels of late rows still are purged.
+    """
+    first, last = int(times.as_of.min()), int(max(times.as_of.max(), times.known_at.max()))
+    quantiles = [int(np.quantile(times.as_of, share)) for share in _SUGGESTED]
+    for unit in _UNITS_US:
+        bounds = [*(date // unit * unit for date in (first, *quantiles)), (last // unit + 1) * unit]
+        if not all(before < after for before, after in pairwise(bounds)):
+            continue
+        start, validate_from, test_from, end = map(_moment, bounds)
+        split = TimeSplit(start=start, validate_from=validate_from, test_from=test_from, end=end)
+        if min(times.count_between(bounds)) >= max(1, _FEW * len(times.as_of)):
+            return split
+        if (dates_left := working_dates(split, times)) is not None:
+            return split.model_copy(
+                update={"validate_from": dates_left.validate_from, "test_from": dates_left.test_from}
+            )
     return None
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -19,15 +20,13 @@ import pyarrow as pa
 
 from cluster.errors import DataError, RayloopError
 from features.definitions import Column
+from features.sources.table_files import CSV_NULLS, TableFiles, find_files, read_file
 
 if TYPE_CHECKING:
     import ray.data
 
 Columns = tuple[Column, ...]
 Decode = Callable[[pa.Table, Columns], pa.Table]
-
-CSV_NULLS = ("", "NA")
-"""Cells of a CSV file that mean missing."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class SourceReader:
     """Where the rows are stored, for messages."""
     function: Callable[[Columns], ray.data.Dataset]
     """Reads the rows, given the columns that the source declares."""
+    files: TableFiles | None = None
+    """The files that hold the rows, if files do."""
 
     def open(self, columns: Columns) -> ray.data.Dataset:
         """Open the rows as a Ray Dataset.
@@ -64,24 +65,35 @@ def read_error(location: str, error: Exception) -> DataError:
     return DataError("data.source_unreadable", location=location, cause=type(cause).__name__, reason=lines[0].strip())
 
 
-def parquet(paths: str | Sequence[str], **options: Any) -> SourceReader:
+def parquet(paths: str | Sequence[str], *, row_id: str = "", file_time: str = "", **options: Any) -> SourceReader:
     """Read Parquet files, or folders of them, local or in object storage.
 
     Args:
         paths: A path, or several.
+        row_id: Name of a column to add, for local files without a key: the file's name and the row's number in it.
+        file_time: Name of a column to add, for local files without times: when the file was changed.
         **options: Options of ``ray.data.read_parquet``.
     """
+    files = TableFiles("parquet", _as_tuple(paths), row_id=row_id, file_time=file_time)
 
     def read(columns: Columns) -> ray.data.Dataset:
         import ray.data
 
+        if files.added_columns:
+            return _read_with_added(files, columns)
         return ray.data.read_parquet(paths, **options)  # type: ignore[arg-type]
 
-    return SourceReader(f"Parquet at {_join_names(paths)}", read)
+    return SourceReader(f"Parquet at {_join_names(paths)}", read, files)
 
 
 def csv(
-    paths: str | Sequence[str], *, delimiter: str = ",", nulls: Sequence[str] = CSV_NULLS, **options: Any
+    paths: str | Sequence[str],
+    *,
+    delimiter: str = ",",
+    nulls: Sequence[str] = CSV_NULLS,
+    row_id: str = "",
+    file_time: str = "",
+    **options: Any,
 ) -> SourceReader:
     """Read CSV files with a header line.
 
@@ -89,19 +101,22 @@ def csv(
         paths: A path, or several.
         delimiter: Separator of cells.
         nulls: Cells that mean missing.
+        row_id: Name of a column to add, for local files without a key: the file's name and the row's number in it.
+        file_time: Name of a column to add, for local files without times: when the file was changed.
         **options: Options of ``ray.data.read_csv``.
     """
 
+    files = TableFiles("csv", _as_tuple(paths), delimiter, tuple(nulls), row_id, file_time)
+
     def read(columns: Columns) -> ray.data.Dataset:
         import ray.data
-        from pyarrow import csv as arrow_csv
 
-        text = {column.name: pa.string() for column in columns}
-        convert = arrow_csv.ConvertOptions(column_types=text, null_values=list(nulls), strings_can_be_null=True)
-        parse = arrow_csv.ParseOptions(delimiter=delimiter)
+        if files.added_columns:
+            return _read_with_added(files, columns)
+        convert, parse = files.convert_options([column.name for column in columns]), files.parse_options()
         return ray.data.read_csv(paths, convert_options=convert, parse_options=parse, **options)  # type: ignore[arg-type]
 
-    return SourceReader(f"CSV at {_join_names(paths)}", read)
+    return SourceReader(f"CSV at {_join_names(paths)}", read, files)
 
 
 def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None) -> SourceReader:
@@ -207,6 +222,28 @@ def _connect(url: str) -> Any:
     if unset := [name for name in variables if name not in os.environ]:
         raise DataError("data.variable_not_set", variable=unset[0])
     return create_engine(os.path.expandvars(url), poolclass=NullPool).raw_connection()
+
+
+def _read_with_added(files: TableFiles, columns: Columns) -> ray.data.Dataset:
+    """Each file is read by one task, which knows the numbers of its rows."""
+    import ray.data
+
+    if not files.is_local:
+        raise DataError("data.files_not_local", paths=list(files.paths))
+    paths = [{"path": str(path)} for path in find_files(files, Path())]
+    names = [column.name for column in columns]
+
+    def read(block: pa.Table) -> Iterator[pa.Table]:
+        for path in block.column("path").to_pylist():
+            yield from read_file(files, Path(path), names)
+
+    return ray.data.from_items(paths, override_num_blocks=len(paths)).map_batches(
+        read, batch_size=None, batch_format="pyarrow"
+    )
+
+
+def _as_tuple(paths: str | Sequence[str]) -> tuple[str, ...]:
+    return (paths,) if isinstance(paths, str) else tuple(paths)
 
 
 def _join_names(names: str | Sequence[str]) -> str:

@@ -59,11 +59,37 @@ def validate_rows(source: Source, rows: pl.DataFrame, key: PseudonymKey | None =
     """
     source.require_columns(rows.columns)
     raw = rows.select(source.column_names)
-    typed = raw.with_columns(_cast(column, raw.schema[column.name]) for column in source.columns)
+    typed = cast_rows(source, raw)
     reasons = _reasons(source, raw, typed)
     checked = typed.with_row_index(_ROW).join(reasons, on=_ROW, how="left", maintain_order="left")
     raw_json = _raw_json(source, raw, checked.get_column(REASON), key)
     return protect_rows(source.columns, checked.drop(_ROW), key).with_columns(raw_json)
+
+
+def cast_rows(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
+    """Cast the declared columns to their types; a cell that cannot be cast becomes null."""
+    return rows.select(cast_column(column, rows.schema[column.name]) for column in source.columns)
+
+
+def cast_column(column: Column, source_type: pl.DataType) -> pl.Expr:
+    """Return an expression that casts a column, as it was read, to its kind; null where a cell cannot be cast."""
+    value, target = pl.col(column.name), POLARS_TYPES[column.kind]
+    if column.kind == "timestamp" and source_type == pl.String:
+        options: dict[str, Any] = {"time_unit": "us", "time_zone": "UTC", "strict": False}
+        return pl.coalesce(value.str.to_datetime(form, **options) for form in _TIME_FORMATS).alias(column.name)
+    if column.kind == "number":
+        return value.cast(target, strict=False).fill_nan(None)
+    return value.cast(target, strict=False)
+
+
+def type_reason(column: Column) -> str:
+    """Return the reason of a row whose cell of this column is of another kind."""
+    return f"{column.name} is not a {column.kind}"
+
+
+def early_reason(source: Source) -> str:
+    """Return the reason of a row that was known before it happened."""
+    return f"{source.known_at} is before {source.event_time}"
 
 
 def deduplicate(source: Source, rows: pl.DataFrame) -> pl.DataFrame:
@@ -147,7 +173,7 @@ def _type_failures(source: Source, raw: pl.DataFrame, typed: pl.DataFrame) -> pl
         values = raw.get_column(column.name)
         present = values.is_not_null() & (values.is_not_nan() if values.dtype.is_float() else True)
         rows = (present & typed.get_column(column.name).is_null()).arg_true().cast(pl.UInt32)
-        violations.append(_failures(rows, column.name, f"{column.name} is not a {column.kind}"))
+        violations.append(_failures(rows, column.name, type_reason(column)))
     return pl.concat(violations)
 
 
@@ -197,7 +223,7 @@ def _schema(source: Source) -> pandera.DataFrameSchema:
     for name, pattern in source.patterns.items():
         checks[name].append(pandera.Check.str_matches(f"(?:{pattern})", error=f"{name} does not match {pattern}"))
     early = pl.col(source.known_at) >= pl.col(source.event_time)
-    rules = {f"{source.known_at} is before {source.event_time}": early, **source.rules}
+    rules = {early_reason(source): early, **source.rules}
     return pandera.DataFrameSchema(
         {c.name: pandera.Column(checks=checks[c.name], nullable=c.name not in required) for c in source.columns},
         checks=[pandera.Check(partial(_holds, rule), error=reason) for reason, rule in rules.items()],
@@ -207,16 +233,6 @@ def _schema(source: Source) -> pandera.DataFrameSchema:
 def _holds(rule: pl.Expr, data: Any) -> pl.LazyFrame:
     """Whether each row keeps a rule; null counts as yes."""
     return data.lazyframe.select(rule.fill_null(True))
-
-
-def _cast(column: Column, source_type: pl.DataType) -> pl.Expr:
-    value, target = pl.col(column.name), POLARS_TYPES[column.kind]
-    if column.kind == "timestamp" and source_type == pl.String:
-        options: dict[str, Any] = {"time_unit": "us", "time_zone": "UTC", "strict": False}
-        return pl.coalesce(value.str.to_datetime(form, **options) for form in _TIME_FORMATS).alias(column.name)
-    if column.kind == "number":
-        return value.cast(target, strict=False).fill_nan(None)
-    return value.cast(target, strict=False)
 
 
 def _raw_json(source: Source, raw: pl.DataFrame, reasons: pl.Series, key: PseudonymKey | None) -> pl.Series:

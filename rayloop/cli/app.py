@@ -24,6 +24,7 @@ from rayloop.cli import key_commands, move_commands
 from rayloop.cli.submission import run_or_submit, submit_outside, submit_with_file
 
 EXIT_USER_ERROR = 2
+EXIT_DIAGNOSED = 1
 
 app = typer.Typer(
     help="A closed loop for models on a Ray cluster.",
@@ -185,6 +186,23 @@ def demo() -> None:
     local_cluster.start(settings, typer.echo)
     write_metrics_config(settings)
     run_or_submit("run", demo_project(settings.home), simulate=True, fresh=True)
+
+
+@app.command()
+def check(
+    project: ProjectArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
+) -> None:
+    """Judge a project in seconds, without a cluster: columns, files, keys, split, label among the features.
+
+    It reads samples of the tables that are local files. The exit code is 1 if it finds an error.
+    """
+    from rayloop.project_check.judge import judge_project
+
+    report = judge_project(project)
+    typer.echo(report.model_dump_json(indent=1) if as_json else "\n".join(report.lines()))
+    if report.errors:
+        sys.exit(EXIT_DIAGNOSED)
 
 
 @app.command()

@@ -20,10 +20,11 @@ from features.online.materialize import push
 from features.online.store import open_store
 from features.sources.erasure_registry import ErasureRegistry
 from features.sources.pseudonyms import load_pseudonym_key, needs_key
-from features.sources.readers import CSV_NULLS, read_error
+from features.sources.readers import read_error
 from features.sources.row_versions import PENDING, KnownRows, fingerprint_columns, separate_known
 from features.sources.source import Source
 from features.sources.stored_rows import stored_values
+from features.sources.table_files import CSV_NULLS
 from features.sources.validation import REASON, check_rows, count_reasons
 from features.types import KNOWN_FROM
 from rayloop.project import Project

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cluster.errors import DataError
 from features.offline import purge, split_dates
 from features.offline.purge import PART, Purged
-from features.offline.split_dates import RowTimes, working_dates, working_holdout
+from features.offline.split_dates import RowTimes, suggest_split, working_dates, working_holdout
 from features.split import GROUP, PARTS, SPLIT, TEST, TRAIN, VALIDATION, HashSplit, TimeSplit, group_expr
 from features.types import AS_OF, ID, INSTANT, LABEL_KNOWN_AT
 from tests.factories.errors import raises
@@ -223,3 +223,30 @@ def refused_counts(split: TimeSplit, all_times: RowTimes) -> tuple[dict[str, int
     dated = {part: int(((all_times.as_of >= a) & (all_times.as_of < b)).sum()) for part, (a, b) in bounds.items()}
     known = {part: len(all_times.usable(a, b)) for part, (a, b) in bounds.items()}
     return dated, known, known
+
+
+@pytest.mark.parametrize(
+    ("spacing", "delay", "unit"),
+    [
+        (timedelta(hours=1), timedelta(0), DAY),
+        (timedelta(hours=1), timedelta(days=9), DAY),
+        (timedelta(minutes=1), timedelta(minutes=5), timedelta(hours=1)),
+        (timedelta(seconds=1), timedelta(0), timedelta(minutes=1)),
+    ],
+)
+def test_suggested_split_leaves_rows_in_every_part_at_round_dates(
+    spacing: timedelta, delay: timedelta, unit: timedelta
+) -> None:
+    at = np.array([round((START + 7 * spacing + i * spacing).timestamp() * 1e6) for i in range(1000)])
+    times = RowTimes(at, at + delay // timedelta(microseconds=1))
+    split = suggest_split(times)
+    assert split is not None
+    dates = (split.start, split.validate_from, split.test_from, split.end)
+    assert all((date - START) % unit == timedelta(0) for date in dates)
+    assert min(times.count_between([round(date.timestamp() * 1e6) for date in dates])) >= 10
+    assert times.period == (START + 7 * spacing, START + 1006 * spacing)
+
+
+def test_rows_of_one_moment_have_no_suggested_split() -> None:
+    at = np.full(50, round(START.timestamp() * 1e6))
+    assert suggest_split(RowTimes(at, at)) is None

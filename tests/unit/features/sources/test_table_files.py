@@ -1,0 +1,87 @@
+"""Samples of tables in files: whole where they are small, spread over a large Parquet table, else the first rows."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+import pytest
+
+from cluster.errors import DataError
+from features.sources import table_files
+from features.sources.table_files import TableFiles, read_file, sample_table
+from tests.factories.errors import raises
+
+ROWS = pl.DataFrame({"n": range(1000), "text": ["0501"] * 1000})
+
+
+def write_parts(folder: Path) -> TableFiles:
+    for number, part in enumerate(ROWS.iter_slices(500)):
+        part.write_parquet(folder / f"{number}.parquet", row_group_size=50)
+    (folder / "_SUCCESS").touch()
+    return TableFiles("parquet", (str(folder),))
+
+
+def test_small_tables_are_read_as_a_whole(tmp_path: Path) -> None:
+    sample = sample_table(write_parts(tmp_path), Path(), ["n"])
+    assert sample.rows.equals(ROWS.select("n"))
+    assert (sample.columns, sample.total, sample.is_whole, sample.weight) == (("n", "text"), 1000, True, 1)
+
+
+def test_large_parquet_table_is_sampled_in_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "MAX_ROWS", 200)
+    sample = sample_table(write_parts(tmp_path), Path())
+    assert (sample.rows.height, sample.total, sample.is_whole, sample.weight) == (200, 1000, False, 5)
+    assert sample.rows["n"].to_list()[:12] == [*range(10), 50, 51]
+    assert sample.rows["n"].max() == 959
+
+
+def test_large_csv_table_gives_its_first_rows_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "MAX_ROWS", 200)
+    ROWS.write_csv(tmp_path / "rows.csv", separator=";")
+    sample = sample_table(TableFiles("csv", ("rows.csv",), ";"), tmp_path)
+    assert sample.rows.equals(ROWS.head(200).cast(pl.String))
+    assert (sample.total, sample.is_whole, sample.weight) == (None, False, None)
+
+
+def test_csv_table_without_rows_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("n,text\n")
+    sample = sample_table(TableFiles("csv", ("rows.csv",)), tmp_path)
+    assert (sample.columns, sample.total, sample.rows.height) == (("n", "text"), 0, 0)
+
+
+@pytest.mark.parametrize("path", ["nowhere.csv", "empty"])
+def test_path_without_a_file_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with raises(DataError, "data.file_not_found", path=str(tmp_path / path)):
+        sample_table(TableFiles("csv", (path,)), tmp_path)
+
+
+def test_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"")
+    for kind in ("csv", "parquet"):
+        with raises(DataError, "data.source_unreadable", location="a.csv"):
+            sample_table(TableFiles(kind, ("a.csv",)), tmp_path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_rows_are_numbered_and_dated_by_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: Literal["csv", "parquet"]
+) -> None:
+    path = tmp_path / f"rows.{ending}"
+    ROWS.write_csv(path) if ending == "csv" else ROWS.write_parquet(path, row_group_size=50)
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    files = TableFiles(ending, (str(path),), row_id="place", file_time="changed")
+    whole = pl.concat(pl.DataFrame(part) for part in read_file(files, path, ["n", "place", "changed"]))
+    assert whole.columns == ["n", "place", "changed"]
+    assert whole["place"].to_list() == [f"rows.{ending}:{i}" for i in range(1000)]
+    assert whole["changed"].unique().to_list() == [datetime.fromtimestamp(1_700_000_000, UTC)]
+    monkeypatch.setattr(table_files, "MAX_ROWS", 100)
+    sample = sample_table(files, Path(), ["n", "place"])
+    assert sample.columns == ("n", "text", "place", "changed")
+    expected = [f"rows.{ending}:{n}" for n in sample.rows["n"]]
+    assert sample.rows["place"].to_list() == expected
+    assert sample.rows.height == 100
