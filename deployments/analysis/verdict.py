@@ -33,6 +33,7 @@ challengers is judged separately, with an equal part of alpha: the bounds hold f
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from cluster.values import Frozen
@@ -41,7 +42,7 @@ from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, p
 from deployments.analysis.quality_test import compare_quality, format_costs
 from deployments.analysis.sample_ratio import format_keys, log_e_first_keys, log_e_split, possible_shares
 from deployments.analysis.validity.check_result import CheckResult
-from deployments.analysis.validity.validity_checks import ValidityResult, check_validity
+from deployments.analysis.validity.validity_checks import ValidityResult, check_alpha, check_validity
 from deployments.analysis.validity.validity_evidence import ValidityEvidence
 from deployments.rollout_policy import EvidenceCheck, RolloutPolicy
 
@@ -108,7 +109,7 @@ def judge(
     if harm := next((result.regression for result in limits if result.regression), ""):
         return Verdict(kind="abort", reason=harm, figures=figures)
     if validity.failed is not None:
-        return _invalid(validity.failed, figures)
+        return _invalid(validity.failed, policy, figures)
     unsettled = validity.suspicious or validity.unproven
     # Health needs no labels, so it waits for no proof that they follow the scores.
     waits = validity.suspicious if policy.path == "health" else unsettled
@@ -144,9 +145,12 @@ def check_evidence(evidence: RolloutEvidence, policy: RolloutPolicy, n_initial: 
     return check_validity(evidence.validity, policy, split, format_keys(evidence), labeled)
 
 
-def _invalid(failed: CheckResult, figures: dict[str, float]) -> Verdict:
-    remark = f"invalid: {failed.check}"
-    return Verdict(kind="invalid", reason=failed.reason, figures=figures, remark=remark, check=failed.check)
+def _invalid(failed: CheckResult, policy: RolloutPolicy, figures: dict[str, float]) -> Verdict:
+    reason, remark = failed.reason, f"invalid: {failed.check}"
+    if math.isfinite(failed.log_e):
+        rate = check_alpha(failed.check, policy)
+        reason += f"; chance alone fails this check in at most {rate:.2%} of sound rollouts"
+    return Verdict(kind="invalid", reason=reason, figures=figures, remark=remark, check=failed.check)
 
 
 def _missing_counts(step: ComparisonEvidence, share: float, policy: RolloutPolicy) -> str:
