@@ -51,6 +51,11 @@ def label_candidates_table(model: str) -> str:
     return f"{model}.to_label"
 
 
+def annotations_table(model: str) -> str:
+    """Iceberg table of the labels that people gave: who labeled which row, how and when."""
+    return f"{model}.annotations"
+
+
 def journal_table(model: str) -> str:
     """Iceberg table of a model's rollout decisions."""
     return f"{model}.journal"

@@ -19,6 +19,7 @@ Data:
     sql: Read the result of a SQL query.
     kafka: Read the messages of Kafka topics.
     feedback: The labels that a model received, with their logged predictions, as a source.
+    with_feedback: Add the labels that a model received to a source of examples.
     label_within: Declare a label that depends on later rows, such as "bought again within 90 days".
 
 Columns:

@@ -20,6 +20,7 @@ from features.definitions import FeatureSet as FeatureSet
 from features.definitions import FeatureView as FeatureView
 from features.definitions import Latest as Latest
 from features.sources.feedback import feedback as feedback
+from features.sources.feedback import with_feedback as with_feedback
 from features.sources.outcome_labels import label_within as label_within
 from features.sources.readers import csv as csv
 from features.sources.readers import iceberg as iceberg

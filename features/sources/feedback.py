@@ -6,12 +6,13 @@ the label arrived. A further label of the same id with another value is a correc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from cluster.errors import DataError
+from cluster.errors import DataError, ProjectError
 from cluster.names import labels_table, predictions_table
 from cluster.settings import load_settings
 from features.builders import category, number, timestamp
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import ray.data
 
 LABEL, ANSWERED_AT, RECEIVED_AT = "label", "at", "received"
+_NO_LABELS = ("data.no_feedback", "data.source_empty")
 _LOGGED = ("id", ANSWERED_AT, "as_of", "version", "features")
 
 
@@ -51,6 +53,49 @@ def feedback(model: str, features: FeatureSet, name: str = "feedback") -> Source
         event_time=ANSWERED_AT,
         known_at=RECEIVED_AT,
     )
+
+
+def with_feedback(source: Source, model: str, features: FeatureSet, columns: Mapping[str, str | pl.Expr]) -> Source:
+    """Add the labels that a model has received to the rows of a source of examples.
+
+    The source keeps its name and its rules. Until the first label arrives, it has its own rows only. It should hold
+    nothing but examples: a feature view on it would count served rows as events.
+
+    Args:
+        source: The examples that do not come from the model.
+        model: Name of the model: of this project, or of another one with the same stores.
+        features: The feature set that the model was served with.
+        columns: By column of the source, what it is for a labeled row: a column of ``rl.feedback``, or a Polars
+            expression over its columns. Features have their own names in both; other columns are null.
+
+    Raises:
+        ProjectError: The source or the labels lack a column, or key, event time or known-at time are not filled.
+    """
+    labels = feedback(model, features)
+    filled = _filled_columns(source, labels, features, columns)
+
+    def read(declared: Columns) -> ray.data.Dataset:
+        rows = source.reader.open(declared)
+        try:
+            labeled = _labeled_rows(model, labels.columns)
+        except DataError as error:
+            if error.code not in _NO_LABELS:
+                raise
+            return rows
+        return rows.union(_dataset(source_rows(labeled, filled, declared)))
+
+    return replace(source, read=SourceReader(f"{source.reader.location} and labels of model {model!r}", read))
+
+
+def source_rows(labeled: pl.DataFrame, filled: Mapping[str, pl.Expr], columns: Sequence[Column]) -> pl.DataFrame:
+    """Write labeled rows as rows of another source.
+
+    Args:
+        labeled: Rows of ``rl.feedback``.
+        filled: Expression over their columns, by column of the other source.
+        columns: Columns of the other source; those without an expression are null.
+    """
+    return labeled.select(filled.get(c.name, pl.lit(None, POLARS_TYPES[c.kind])).alias(c.name) for c in columns)
 
 
 def join_labels(predictions: Iterable[pl.DataFrame], labels: pl.DataFrame, columns: Sequence[Column]) -> pl.DataFrame:
@@ -82,6 +127,21 @@ def join_labels(predictions: Iterable[pl.DataFrame], labels: pl.DataFrame, colum
     return pl.DataFrame(cells)
 
 
+def _filled_columns(
+    source: Source, labels: Source, features: FeatureSet, columns: Mapping[str, str | pl.Expr]
+) -> dict[str, pl.Expr]:
+    """What the columns of a source are for a labeled row."""
+    served = {c.name for c in features.available_columns} & set(source.column_names)
+    given = {name: pl.col(value) if isinstance(value, str) else value for name, value in columns.items()}
+    filled = {name: pl.col(name) for name in sorted(served)} | given
+    inputs = {name for value in given.values() for name in value.meta.root_names()}
+    wrong = [name for name in given if name not in source.column_names] + sorted(inputs - set(labels.column_names))
+    missing = [name for name in (*source.key, source.event_time, source.known_at) if name not in filled]
+    if wrong or missing:
+        raise ProjectError("project.with_feedback", source=source.name, unknown=wrong, missing=missing)
+    return filled
+
+
 def _served(served: pl.DataFrame, column: Column) -> pl.Series:
     if column.name in served.columns:
         return served.get_column(column.name)
@@ -89,8 +149,16 @@ def _served(served: pl.DataFrame, column: Column) -> pl.Series:
 
 
 def _read(model: str, columns: Columns) -> ray.data.Dataset:
+    return _dataset(_labeled_rows(model, columns))
+
+
+def _dataset(rows: pl.DataFrame) -> ray.data.Dataset:
     import ray.data
 
+    return ray.data.from_arrow(rows.to_arrow())
+
+
+def _labeled_rows(model: str, columns: Columns) -> pl.DataFrame:
     from cluster.storage.tables import Tables
 
     tables = Tables(load_settings())
@@ -99,4 +167,4 @@ def _read(model: str, columns: Columns) -> ray.data.Dataset:
         raise DataError("data.no_feedback", model=model)
     labels = pl.DataFrame(tables.read(labels_table(model), columns=["id", LABEL, RECEIVED_AT]))
     parts = (pl.DataFrame(part.table(_LOGGED)) for part in tables.parts(log)[1])
-    return ray.data.from_arrow(join_labels(parts, labels, columns).to_arrow())
+    return join_labels(parts, labels, columns)

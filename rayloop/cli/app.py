@@ -364,6 +364,40 @@ def forget(
 
 
 @app.command()
+def label(
+    model: ModelArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the rows to this CSV file, with an empty column label")
+    ] = None,
+    source: Annotated[Path | None, typer.Option("--in", help="Take the labels of this CSV file, all or none")] = None,
+    by: Annotated[str, typer.Option(help="Who labels; required to give labels, by file or by key press")] = "",
+    agreement: Annotated[bool, typer.Option("--agreement", help="Show how far the labelers agree")] = False,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows of the queue, at most")] = 20,
+    labelers: Annotated[int, typer.Option(min=1, help="How many labelers each row gets")] = 1,
+    log: Annotated[bool, typer.Option("--log", hidden=True)] = False,
+) -> None:
+    """Label the rows that are most worth a label: by key press, or by CSV with --out and --in."""
+    from rayloop.cli.label_command import LabelCommand, QueueOptions
+
+    options = QueueOptions(rows, by.strip(), labelers)
+    if sum([out is not None, source is not None, agreement, log]) > 1:
+        raise RayloopError("rayloop.label_options", model=model)
+    if not options.labeler and not (out is not None or agreement or log):
+        raise RayloopError("rayloop.labeler_missing", model=model)
+    command = LabelCommand(load_settings(), model, typer.echo)
+    if out is not None:
+        command.write_rows(out, options)
+    elif source is not None:
+        command.read_file(source, options.labeler)
+    elif agreement:
+        command.show_agreement()
+    elif log:
+        command.hand_over()
+    else:
+        command.read_keys(options)
+
+
+@app.command()
 def trace(model: ModelArgument, request: Annotated[str, typer.Argument(help="Request id of an answer")]) -> None:
     """Trace a prediction back to its version, run, snapshot, features and code."""
     settings = load_settings()

@@ -31,6 +31,7 @@ from monitoring.report.feature_pages import render_catalog, render_skew
 from monitoring.report.page import render_report
 from rayloop.context import ProjectContext
 from rayloop.label_delay import describe_path, find_label_delay, rollout_policy
+from rayloop.labeling.annotation_store import measure_labelers
 from rayloop.report import catalog_data
 from rayloop.stages import skew_check
 from rayloop.stages.alarm_jobs import describe_job
@@ -133,6 +134,9 @@ def _facts(
     queued = context.tables.latest(names.label_candidates_table(context.project.name))
     if queued is not None:
         facts.append(("rows worth labeling", f"{queued.rows:,}"))
+    if context.tables.exists(names.annotations_table(context.project.name)):
+        agreement = measure_labelers(context.tables, context.project.name, context.project.task)
+        facts.append(("labels by hand", str(agreement)))
     return tuple(facts)
 
 

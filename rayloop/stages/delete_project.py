@@ -29,7 +29,7 @@ def delete_project(context: ProjectContext) -> None:
                 ray.kill(handle)
         sources = [f"{name}.{source.name}" for source in context.project.sources]
         logs = [names.predictions_table(name), names.labels_table(name), names.lost_rows_table(name)]
-        logs += [names.journal_table(name), names.label_candidates_table(name)]
+        logs += [names.journal_table(name), names.label_candidates_table(name), names.annotations_table(name)]
         # The registry of erased entities is kept: a fresh start must not ingest them again.
         for table in [*sources, *logs, f"{name}.{QUARANTINE}", context.frame_table]:
             context.tables.drop(table)

@@ -18,7 +18,7 @@ import polars as pl
 import ray
 
 from cluster.errors import ProjectError
-from cluster.names import label_candidates_table, labels_table, predictions_table
+from cluster.names import annotations_table, label_candidates_table, labels_table, predictions_table
 from cluster.storage.erasure import Where, delete_rows, expire_snapshots, find_rows, in_history
 from features.definitions import Column, FeatureView
 from features.manifest import PROFILE_FILE
@@ -197,7 +197,8 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
     """Delete logged predictions about the entity, and their labels."""
     project, tables = context.project.name, context.tables
     flush_log_if_served(context)
-    answers, labels = predictions_table(project), labels_table(project)
+    answers = predictions_table(project)
+    by_id = [name(project) for name in (labels_table, label_candidates_table, annotations_table)]
     if not tables.exists(answers):
         return []
     rows = pl.DataFrame(tables.read(answers, columns=["id", "features"]))
@@ -206,7 +207,7 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
         return [Deletion(answers, 0, f"requests have no column {', '.join(sorted(missing))}")]
     matches = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(matches).to_series().fill_null(False)).unique().to_list()
-    log_tables = [answers, *(name for name in (labels, label_candidates_table(project)) if tables.exists(name))]
+    log_tables = [answers, *(name for name in by_id if tables.exists(name))]
     return [_from_table(context, name, {"id": ids}) if ids else Deletion(name, 0) for name in log_tables]
 
 

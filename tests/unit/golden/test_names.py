@@ -8,6 +8,7 @@ from cluster.names import (
     ACTOR_NAMESPACE,
     CHALLENGER,
     CHAMPION,
+    annotations_table,
     journal_table,
     label_candidates_table,
     labels_table,
@@ -53,7 +54,14 @@ def test_names_are_unchanged() -> None:
             "tables": [
                 *(
                     of("trips")
-                    for of in (predictions_table, labels_table, lost_rows_table, label_candidates_table, journal_table)
+                    for of in (
+                        predictions_table,
+                        labels_table,
+                        lost_rows_table,
+                        label_candidates_table,
+                        annotations_table,
+                        journal_table,
+                    )
                 ),
                 QUARANTINE,
                 ERASURE_TABLE,

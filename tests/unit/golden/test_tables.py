@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 
-from cluster.names import journal_table, lost_rows_table
+from cluster.names import annotations_table, journal_table, lost_rows_table
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
 from cluster.values import Task
@@ -26,6 +26,7 @@ from features.sources.erasure_registry import ERASURE_TABLE, record_erasure
 from features.sources.ingestion import columns_schema
 from features.sources.source import Source
 from features.sources.validation import quarantine_rows
+from rayloop.labeling.annotation_store import store_annotations
 from rayloop.stages.log_analysis_task import LABEL_CANDIDATES_SCHEMA
 from tests.factories.golden import samples
 from tests.factories.golden.files import columns, golden
@@ -96,6 +97,12 @@ def test_erasure_registry_is_unchanged(tables: Tables) -> None:
 def test_label_candidates_are_unchanged() -> None:
     # An analysis that appends them needs a registered model, so only its schema is compared.
     golden("table_to_label", columns(LABEL_CANDIDATES_SCHEMA))
+
+
+def test_annotations_are_unchanged(tables: Tables) -> None:
+    store_annotations(tables, "trips", "ann", pl.DataFrame({"id": ["a", "b/0"], "label": [1.0, 0.0]}))
+    written = tables.read(annotations_table("trips"))
+    golden("table_annotations", {"columns": columns(written.schema), "rows": _texts(written.drop_columns(["at"]))})
 
 
 def test_frames_and_landed_sources_are_unchanged() -> None:

@@ -8,10 +8,11 @@ import polars as pl
 import pytest
 
 from cluster.errors import ProjectError
-from features.builders import category, number
+from features.builders import category, number, timestamp
 from features.definitions import FeatureSet
-from features.sources.feedback import feedback, join_labels
-from features.types import INSTANT, KNOWN_FROM
+from features.sources.feedback import feedback, join_labels, source_rows, with_feedback
+from features.sources.source import Source
+from features.types import INSTANT, KNOWN_FROM, POLARS_TYPES
 from tests.factories.errors import raises
 from tests.factories.features.landing import empty_table, land
 
@@ -72,6 +73,50 @@ def test_changed_label_lands_once_as_a_version_known_from_its_arrival() -> None:
         table, reasons = landed.table, landed.reasons
         assert reasons == []
     assert table.select("label", KNOWN_FROM).rows() == [(0.0, None), (1.0, minutes(7))]
+
+
+HISTORY = Source(
+    name="sales", read=lambda: None, key=("sale",), event_time="sold_at", known_at="stored_at",
+    columns=(*category("sale", "shop", "kind", "clerk"), *timestamp("sold_at", "stored_at")),
+)  # fmt: skip
+COLUMNS = {
+    "sale": "id",
+    "sold_at": "as_of",
+    "stored_at": "received",
+    "kind": pl.col("label").replace_strict({0.0: "return", 1.0: "sale"}),
+}
+
+
+def test_labeled_rows_are_rows_of_the_source_of_examples() -> None:
+    labeled = joined([predictions("a")], labels(("a", 0.0, 5), ("a", 1.0, 7)))
+    filled = {name: pl.col(value) if isinstance(value, str) else value for name, value in COLUMNS.items()}
+    rows = source_rows(labeled, filled | {"shop": pl.col("shop")}, HISTORY.columns)
+    assert rows.schema == {c.name: POLARS_TYPES[c.kind] for c in HISTORY.columns}
+    assert rows.rows() == [
+        ("a", "x", "return", None, minutes(-30), minutes(5)), ("a", "x", "sale", None, minutes(-30), minutes(7)),
+    ]  # fmt: skip
+
+
+def test_with_feedback_keeps_the_source() -> None:
+    both = with_feedback(HISTORY, "shop", FEATURES, COLUMNS)
+    assert (both.name, both.columns, both.key) == (HISTORY.name, HISTORY.columns, HISTORY.key)
+
+
+@pytest.mark.parametrize(
+    ("change", "unknown", "missing"),
+    [
+        ({"sale": None}, [], ["sale"]),
+        ({"sold_at": None, "stored_at": None}, [], ["sold_at", "stored_at"]),
+        ({"size": "label"}, ["size"], []),
+        ({"kind": pl.col("label") + pl.col("weight")}, ["weight"], []),
+    ],
+)
+def test_with_feedback_needs_columns_that_exist_for_key_and_times(
+    change: dict[str, object], unknown: list[str], missing: list[str]
+) -> None:
+    columns = {name: value for name, value in (COLUMNS | change).items() if value is not None}
+    with raises(ProjectError, "project.with_feedback", unknown=unknown, missing=missing):
+        with_feedback(HISTORY, "shop", FEATURES, columns)
 
 
 @pytest.mark.parametrize("name", ["label", "version"])

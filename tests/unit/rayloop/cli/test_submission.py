@@ -91,6 +91,13 @@ def test_command_for_another_cluster_is_a_job_there(submitted: Submitted) -> Non
     assert submitted.files == {}
 
 
+def test_labels_for_another_cluster_are_logged_by_a_job_there(submitted: Submitted) -> None:
+    assert submit_outside(REMOTE, "label", "shop", log=True)
+    _, _, _, name, *words = submitted.arguments
+    parameters = COMMANDS[name].make_context(name, words).params
+    assert (name, parameters["model"], parameters["log"]) == ("label", "shop", True)
+
+
 def test_command_of_a_group_is_a_job_there(submitted: Submitted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAYLOOP_ADDRESS", REMOTE.address)
     given = ["to", "http://next:8265", "shop", "--share", "2.5", "--anyway"]
@@ -117,6 +124,7 @@ def test_command_runs_here_in_a_job_and_for_this_machines_cluster(
         (["forget", PROJECT, "--entity", "tailnum=N14228"], "RAYLOOP_CATALOG_URI"),
         (["keys", "create", "shop", "--model", "*"], "RAYLOOP_ACCESS_STORE"),
         (["keys", "list"], "RAYLOOP_ACCESS_STORE"),
+        (["label", "shop", "--agreement"], "RAYLOOP_CATALOG_URI"),
     ],
 )
 def test_command_for_another_cluster_does_not_work_on_stores_of_this_machine(

@@ -35,6 +35,7 @@ from features.split import HashSplit
 from features.types import INSTANT
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
+from rayloop.labeling.annotation_store import store_annotations
 from rayloop.project import Location, Project
 from rayloop.stages.erase_entity import erase_entity
 from tests.factories.cluster import everything_below
@@ -137,6 +138,7 @@ def filled(tmp_path: Path, private: bool) -> ProjectContext:
     log = pl.DataFrame([pl.Series("id", [f"r:{i}" for i in range(90)]), features])
     tables.append(predictions_table("p"), log.to_arrow())
     tables.append(labels_table("p"), log.select("id", pl.lit(1.0).alias("label")).to_arrow())
+    store_annotations(tables, "p", "ann", log.select("id", pl.lit(1.0).alias("label")))
     for view in context.project.features.views:
         materialize(context.store, view, rows, END)
     return context
@@ -176,6 +178,7 @@ def test_erase_entity_deletes_its_rows_and_no_others(tmp_path: Path, private: bo
     assert counts == {
         "p.visits": 30, "online view person": 1, "online view shops": 0, "online view pair": 2, "p.stocks": 0,
         "p.quarantine": 1, context.frame_table: 30, "p.predictions": 30, "p.labels": 30,
+        "p.annotations": 30,
     }  # fmt: skip
     everything = everything_below(tmp_path / "home" / "warehouse")
     assert name.encode() not in everything
@@ -183,6 +186,7 @@ def test_erase_entity_deletes_its_rows_and_no_others(tmp_path: Path, private: bo
     left = visits(private).filter(pl.col("mail") != name)
     assert pl.DataFrame(context.tables.read("p.visits")).sort("at").equals(left)
     assert context.tables.read("p.labels").num_rows == 60
+    assert context.tables.read("p.annotations").num_rows == 60
 
 
 @pytest.mark.parametrize("private", [False, True])
