@@ -7,7 +7,7 @@ SERVING_TESTS := $(addprefix tests/integration/deployments/,test_serving_integra
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo down test test-unit test-slow test-hosts check docs wheel mutate clean
-.PHONY: bench-serving bench-features bench-training bench-monitoring bench-cluster bench-evidence
+.PHONY: bench-serving bench-features bench-training bench-monitoring bench-cluster bench-evidence bench-models
 
 demo: $(STAMP)
 	$(BIN)/rayloop demo
@@ -76,6 +76,10 @@ bench-monitoring: $(STAMP)
 # ARGS="--only leak --small" for less.
 bench-evidence: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence $(ARGS)
+
+# ARGS="--only label-queue --small" for less.
+bench-models: $(STAMP)
+	$(BIN)/python -m benchmarks.models $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rayloop needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.11 ...")'
