@@ -4,7 +4,7 @@ manifest.json         task, feature set (as data) and its hash, encoder, lineage
 model.onnx            inputs ``numbers`` and ``codes`` (features/encoder.py), output ``scores``
 portable.onnx         the same model with the encoder included: one input per column
                       (trainers/export/portable_onnx.py)
-weights.safetensors   parameters of the training module, to continue training from
+weights.safetensors   parameters of the training module, or the model file of the library that trained it, as bytes
 profile.json          reference profile (features/profiles/reference_profile.py)
 """
 

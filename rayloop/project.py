@@ -29,6 +29,7 @@ from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneCo
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.models.parameters import check_parameters
+from trainers.trees.parameters import check_settings
 
 
 @dataclass(frozen=True)
@@ -170,11 +171,15 @@ class Project:
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""
         check_parameters(self.model, self.model.parameters)
+        if not self.model.is_module:
+            check_settings(self.model, self.train, self.tune, self.compress)
         space = self.tune.space if self.tune else {}
         check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
         for step in self.compress:
             if isinstance(step, Distill):
                 check_parameters(step.student, step.student.parameters)
+                if not step.student.is_module:
+                    check_settings(step.student, TrainConfig(), compress=(step,))
 
 
 def require_name(name: str) -> None:

@@ -13,6 +13,8 @@ from cluster.values import Frozen
 Parameter = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 Schedule = Literal["onecycle", "cosine", "constant"]
 Precision = Literal["float32", "bf16", "fp16"]
+TREES = ("lightgbm", "xgboost")
+"""Kinds of models that are boosted trees."""
 
 MEBIBYTE = 1 << 20
 SCORE_BATCH_ROWS = 16_384
@@ -53,11 +55,12 @@ class TrainConfig(Frozen):
     clip_norm: float = Field(default=1.0, ge=0)
     """Upper bound of the gradient's norm; 0 disables clipping."""
     patience: int = Field(default=0, ge=0)
-    """Epochs without a better validation metric after which training stops; 0 never stops early."""
+    """Epochs without a better validation metric after which training stops; 0 never stops early. Of boosted trees:
+    rounds; 0 stops after 50."""
     seed: int = Field(default=0, ge=0)
     """Seed of initial weights, dropout and shuffling."""
     workers: int = Field(default=2, ge=1)
-    """Data-parallel workers."""
+    """Data-parallel workers. Trees are trained in one process, with the CPUs and threads of all workers."""
     threads: int = Field(default=1, ge=1)
     """CPU threads of each worker."""
     cpus_per_worker: float = Field(default=1.0, gt=0)
@@ -118,13 +121,18 @@ class TrainConfig(Frozen):
 
 
 class ModelSpec(Frozen):
-    """Architecture of a model and its parameters."""
+    """Kind of a model and its parameters."""
 
-    build: Literal["linear", "mlp", "ft_transformer"] | Callable[..., Any] = "mlp"
+    build: Literal["linear", "mlp", "ft_transformer", "lightgbm", "xgboost"] | Callable[..., Any] = "mlp"
     """A built-in kind, or a function ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``.
     Ray pickles the function within the job; serving does not need it."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
-    """Keyword arguments of ``build``; the others keep their defaults."""
+    """Keyword arguments of ``build``; the others keep their defaults. Of trees: trainers/trees/parameters.py."""
+
+    @property
+    def is_module(self) -> bool:
+        """Whether it is a torch module, and not trained by a library of its own."""
+        return self.build not in TREES
 
     @property
     def name(self) -> str:

@@ -20,7 +20,7 @@ from cluster.errors import DataError
 from cluster.log_suppression import suppress_logs
 from cluster.values import Task
 from features.encoder import Encoder
-from trainers.config import MEBIBYTE, TrainConfig
+from trainers.config import MEBIBYTE, SCORE_BATCH_ROWS, TrainConfig
 from trainers.data.batches import BatchLoader, EncodedRows, MemoryLoader, MemoryValidationLoader, ValidationLoader
 from trainers.data.encoding_task import PARTS, EncodeRows, select_part
 from trainers.data.streaming import EncodedPart, StreamLoader, StreamValidationLoader, concat_rows
@@ -90,6 +90,10 @@ class EncodedData:
         """Both parts without their Datasets, which Ray Train passes to workers separately."""
         return replace(self.train, dataset=None), replace(self.validation, dataset=None)
 
+    def local_rows(self) -> tuple[EncodedRows, EncodedRows]:
+        """All rows of both parts in this process."""
+        return load_rows(self.without_datasets(), lambda name: self.streamed_datasets[name].iterator())
+
     def local_loaders(self, config: TrainConfig) -> tuple[BatchLoader, ValidationLoader]:
         """Loaders for training in this process alone."""
         return make_loaders(self.without_datasets(), config, 0, 1, lambda name: self.streamed_datasets[name].iterator())
@@ -126,6 +130,26 @@ def make_loaders(
     else:
         held_out = StreamValidationLoader(shard("validation"), validation, rank, workers)
     return batches, held_out
+
+
+def load_rows(
+    parts: tuple[EncodedPart, EncodedPart], shard: Callable[[str], DataIterator]
+) -> tuple[EncodedRows, EncodedRows]:
+    """All "train" and "validation" rows in memory, for a library that takes them as a whole.
+
+    Args:
+        parts: The encoded rows.
+        shard: Returns the iterator of a streamed Dataset by name.
+    """
+
+    def load(part: EncodedPart, name: str) -> EncodedRows:
+        if part.rows_ref is not None:
+            return part.load()
+        batches = shard(name).iter_batches(batch_size=SCORE_BATCH_ROWS, batch_format="numpy")
+        return concat_rows([dict(batch.items()) for batch in batches], part.width, part.codes)
+
+    train, validation = parts
+    return load(train, "train"), load(validation, "validation")
 
 
 def _encode(frame: Dataset, encoder: Encoder, cache_mib: int) -> dict[str, EncodedPart]:

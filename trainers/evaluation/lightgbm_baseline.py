@@ -1,38 +1,33 @@
-"""LightGBM on the same frame: the baseline that a model has to beat."""
+"""LightGBM on the same frame, trained as a careful user would: the baseline that a model has to beat."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.values import Task
-from features.encoder import MISSING_CODE, Encoder
+from features.encoder import Encoder
 from features.types import AS_OF, LABEL
 from trainers import metrics
+from trainers.config import ModelSpec, Parameter, TrainConfig
+from trainers.data.batches import EncodedRows
 from trainers.data.encoding_task import label_array
+from trainers.input_spec import InputSpec
 from trainers.scoring.onnx_scorer import metrics_by_time
+from trainers.trees.boosting import Boosting
+from trainers.trees.early_stopping import EarlyStopping
+from trainers.trees.parameters import PATIENCE
+from trainers.trees.tree_model import TreeModel
 
-TREES = 400
-PARAMETERS: dict[str, Any] = {
-    "learning_rate": 0.03,
-    "num_leaves": 31,
-    "min_data_in_leaf": 100,
-    "bagging_fraction": 0.8,
-    "bagging_freq": 1,
-    "feature_fraction": 0.8,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
-    "num_threads": 1,
-    "seed": 0,
-}
+PARAMETERS: Mapping[str, Parameter] = {"min_child_samples": 100}
+"""Parameters of the baseline, where they differ from those of the kind "lightgbm"."""
 
 
 def evaluate_baseline(
-    task: Task, encoder: Encoder, train: pa.Table, test: pa.Table, columns: Sequence[str] | None
+    task: Task, encoder: Encoder, train: pa.Table, validation: pa.Table, test: pa.Table, columns: Sequence[str] | None
 ) -> dict[str, Any]:
     """Fit the baseline and measure it.
 
@@ -40,13 +35,15 @@ def evaluate_baseline(
         task: The task.
         encoder: The encoder of the feature set.
         train: Rows to fit on.
+        validation: Rows that decide the number of rounds.
         test: Rows to measure on.
         columns: Features to use; None uses all.
 
     Returns:
         ``metrics`` on ``test``, and the same by month as ``months``.
     """
-    scores, labels = baseline_scores(task, encoder, train, test, columns=columns), label_array(test[LABEL])
+    scores = baseline_scores(task, encoder, train, test, validation=validation, columns=columns)
+    labels = label_array(test[LABEL])
     months = metrics_by_time(task, scores, labels, test[AS_OF])
     return {"metrics": metrics.evaluate(task, scores, labels), "months": months}
 
@@ -57,8 +54,9 @@ def baseline_scores(
     train: pa.Table,
     test: pa.Table,
     *,
+    validation: pa.Table | None = None,
     columns: Sequence[str] | None = None,
-    trees: int = TREES,
+    parameters: Mapping[str, Parameter] = PARAMETERS,
 ) -> np.ndarray:
     """Fit gradient-boosted trees and score rows with them.
 
@@ -67,29 +65,26 @@ def baseline_scores(
         encoder: The encoder of the feature set.
         train: Rows to fit on.
         test: Rows to score.
+        validation: Rows that decide the number of rounds; None trains all ``rounds``.
         columns: Features to use; None uses all.
-        trees: Boosting rounds.
+        parameters: Parameters of the trees.
 
     Returns:
         Scores of ``test`` (cluster.values.Task).
     """
-    # LightGBM takes more than a second to import, and only the process that fits needs it.
-    import lightgbm as lgb
-
-    if task.kind == "multilabel":
-        each = [
-            baseline_scores(binary_task, encoder, rows, test, columns=columns, trees=trees)
-            for binary_task, rows in _binary_tasks(task, train)
-        ]
-        return np.column_stack(each)
     chosen = encoder if columns is None else select_columns(encoder, columns)
-    options = {**PARAMETERS, "objective": task.kind}
-    if task.kind == "multiclass":
-        options["num_class"] = task.outputs
-    categorical = list(range(chosen.width, chosen.width + len(chosen.categories)))
-    rows = lgb.Dataset(_matrix(chosen, train), np.asarray(train[LABEL]), categorical_feature=categorical)
-    model = lgb.train(options, rows, num_boost_round=trees)
-    return np.asarray(model.predict(_matrix(chosen, test), num_threads=PARAMETERS["num_threads"]))
+    rows, held_out = _rows(chosen, train), _rows(chosen, train.slice(0, 1) if validation is None else validation)
+    inputs = InputSpec.fit(chosen, task, {"numbers": rows.numbers, "codes": rows.codes}, rows.labels)
+    spec, arrays = ModelSpec(build="lightgbm", parameters=dict(parameters)), chosen.encode(test)
+    seen = {"numbers": held_out.numbers, "codes": held_out.codes}
+    boosting = Boosting(spec, TrainConfig(workers=1), task, inputs, rows, seen)
+    stopping = EarlyStopping(metrics.primary_metric(task), PATIENCE)
+    while not boosting.is_complete and not stopping.is_over(boosting.rounds):
+        boosting.grow_block()
+        if validation is not None:
+            value = metrics.prepare(task, stopping.metric.name, boosting.validation_scores(), held_out.labels)(None)
+            stopping.offer(value, boosting.rounds)
+    return TreeModel(spec, task, inputs, boosting.state(stopping.best_rounds or boosting.rounds)).score(arrays)
 
 
 def select_columns(encoder: Encoder, columns: Sequence[str]) -> Encoder:
@@ -99,16 +94,5 @@ def select_columns(encoder: Encoder, columns: Sequence[str]) -> Encoder:
     return Encoder(columns=selected, vocabularies=vocabularies)
 
 
-def _matrix(encoder: Encoder, frame: pa.Table) -> np.ndarray:
-    """Numbers, then codes, as float32 with NaN for missing values."""
-    arrays = encoder.encode(frame)
-    codes = np.where(arrays["codes"] == MISSING_CODE, np.nan, arrays["codes"])
-    return np.hstack([arrays["numbers"], codes.astype(np.float32)])
-
-
-def _binary_tasks(task: Task, train: pa.Table) -> Iterator[tuple[Task, pa.Table]]:
-    """Each label as a separate binary task."""
-    labels = label_array(train[LABEL])
-    for k, name in enumerate(task.classes):
-        binary_frame = train.set_column(train.column_names.index(LABEL), LABEL, pa.array(labels[:, k]))
-        yield Task(kind="binary", label=name), binary_frame
+def _rows(encoder: Encoder, table: pa.Table) -> EncodedRows:
+    return EncodedRows(**encoder.encode(table), labels=label_array(table[LABEL]))

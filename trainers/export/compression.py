@@ -56,11 +56,15 @@ def check_steps(steps: tuple[Compression, ...], spec: ModelSpec, inputs: InputSp
     """Check, before any training, that all steps are possible.
 
     Raises:
-        ProjectError: A model that is to be pruned cannot be pruned.
+        ProjectError: A model that is to be pruned cannot be pruned, or one of the models is not a module.
     """
+    if steps and not spec.is_module:
+        raise ProjectError("project.compressed_trees", model=spec.name, step=steps[0].description)
     for step in steps:
         if isinstance(step, Distill):
             spec = step.student
+        if not spec.is_module:
+            raise ProjectError("project.compressed_trees", model=spec.name, step=step.description)
         module = model_builder.build(spec, inputs, task)
         if isinstance(step, Prune):
             _prunable(module, spec)

@@ -98,7 +98,9 @@ def _encoders(encoder: Encoder, names: list[str], model: onnx.ModelProto) -> onn
         outputs,
         [part.shape for part in used],
     )
-    opsets = [*model.opset_import, helper.make_opsetid(_ML_DOMAIN, _ML_OPSET)]
+    # A forest uses ONNX-ML itself; LabelEncoder is the same in its version.
+    known = any(each.domain == _ML_DOMAIN for each in model.opset_import)
+    opsets = [*model.opset_import, *([] if known else [helper.make_opsetid(_ML_DOMAIN, _ML_OPSET)])]
     return helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
 
 

@@ -92,15 +92,30 @@ class EpochResult(Frozen):
         """One line for people, with the validation ``metric``."""
         left = (self.of - self.number) * (self.train_seconds + self.validation_seconds)
         return (
-            f"epoch {self.number}/{self.of}  loss {self.loss:.4f}  validation {metric} {self.metrics[metric]:.4f}"
+            f"{self._position}  loss {self.loss:.4f}  validation {metric} {self.metrics[metric]:.4f}"
             f"{' *' if self.best else '  '}  {self.rows_per_second:,.0f} rows/s  {left:.0f} s left  "
             f"{format_stages(self.seconds)}"
         ).rstrip()
+
+    @property
+    def _position(self) -> str:
+        return f"epoch {self.number}/{self.of}"
 
     def as_report(self) -> dict[str, float]:
         """Values by name, for the report functions of Ray Train and Ray Tune."""
         progress = {"epoch": self.number, "epochs": self.of, "loss": self.loss, "best_so_far": self.best_so_far}
         return progress | self.metrics
+
+
+class BlockResult(EpochResult):
+    """The result of one block of boosting rounds, which trees have in place of epochs."""
+
+    rounds: int
+    """Rounds so far."""
+
+    @property
+    def _position(self) -> str:
+        return f"round {self.rounds}"
 
 
 @dataclass(frozen=True)

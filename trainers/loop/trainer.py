@@ -26,12 +26,14 @@ from trainers.data.encoding_task import label_array
 from trainers.evaluation import calibration
 from trainers.fitted_model import FittedModel
 from trainers.input_spec import InputSpec
-from trainers.loop.train_events import EpochResult, StepProgress, TrainResult, Weights
+from trainers.loop.train_events import BlockResult, EpochResult, StepProgress, TrainResult, Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.loop.validation import measure, score_rows
-from trainers.loop.worker_group import capacity_warning, run_worker_group
+from trainers.loop.worker_group import capacity_warning, run_worker_group, workers_of_one_node
 from trainers.models import model_builder
 from trainers.models.scoring_module import ScoringModule
+from trainers.trees.parameters import check_settings, pooled
+from trainers.trees.tree_model import TreeModel
 
 TRAIN_SAMPLE_ROWS = 50_000
 """Training rows on which the trained model is measured."""
@@ -79,7 +81,9 @@ class FitResult:
 
     def build_model(self) -> FittedModel:
         """The trained model, of whatever kind."""
-        return self.build_scorer()
+        if self.spec.is_module:
+            return self.build_scorer()
+        return TreeModel(self.spec, self.task, self.inputs, self.state, self.temperature)
 
     def build_module(self) -> nn.Module:
         """The trained module, in evaluation mode."""
@@ -122,6 +126,9 @@ def fit(
     """
     task, config = request.task, request.config
     calibration.require_probabilities(task, config.calibrate)
+    if not request.spec.is_module:
+        check_settings(request.spec, config)
+        config = pooled(config, workers_of_one_node(config))
     started = time.perf_counter()
     encoded_data = data.encode(request.encoder, task, config.cache_mib)
     model_builder.check(request.spec, encoded_data.inputs, task)
@@ -133,11 +140,11 @@ def fit(
     reporter = _ProgressReporter(print_line, metrics.primary_metric(task).name, on_event)
     with _event_queue(reporter) as queue:
         outcome = run_worker_group(spec, encoded_data, queue=queue, name=name, checkpoints=checkpoints)
-    if (done := len(outcome.epochs)) < config.epochs:
-        print_line(f"stopped early after {done} of {config.epochs} epochs: no improvement in {config.patience} epochs")
+    if (last := outcome.epochs[-1]).number < last.of:
+        print_line(_describe_stop(last, config))
     result = FitResult(
         spec=request.spec,
-        config=config,
+        config=request.config,
         task=task,
         encoder=request.encoder,
         inputs=encoded_data.inputs,
@@ -158,6 +165,12 @@ def calibrate(result: FitResult, validation: pa.Table) -> FitResult:
     labels = label_array(validation[LABEL])
     scores = score_rows(result.build_model(), EncodedRows(**result.encoder.encode(validation), labels=labels))
     return replace(result, temperature=calibration.fit_temperature(result.task, scores, labels))
+
+
+def _describe_stop(last: EpochResult, config: TrainConfig) -> str:
+    if isinstance(last, BlockResult):
+        return f"stopped early after {last.rounds} rounds: no improvement"
+    return f"stopped early after {last.number} of {last.of} epochs: no improvement in {config.patience} epochs"
 
 
 def _split_seconds(result: TrainResult, encode: float, total: float) -> dict[str, float]:

@@ -25,8 +25,8 @@ from cluster.env import environment_defaults
 from cluster.errors import DataError, ProjectError, RayloopError
 from trainers.config import TrainConfig
 from trainers.data.dataset_sharding import ExactShards
-from trainers.data.datasets import EncodedData, make_loaders
-from trainers.loop import train_loop
+from trainers.data.datasets import EncodedData, load_rows, make_loaders
+from trainers.loop import boosting_loop, train_loop
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.process_group import DDPGroup, ProcessGroup
 from trainers.loop.train_events import EpochResult, StepProgress, TrainResult
@@ -143,6 +143,9 @@ def _train(arguments: dict[str, Any], group: ProcessGroup, checkpointer: Checkpo
         gauges.record(progress)
         send(progress)
 
+    if not spec.model.is_module:
+        rows = load_rows(arguments["parts"], ray_train.get_dataset_shard)
+        return boosting_loop.train(spec, *rows, on_epoch, on_progress)
     loader, held_out = make_loaders(
         arguments["parts"], spec.config, group.rank, group.size, ray_train.get_dataset_shard
     )
@@ -189,6 +192,12 @@ def gpus_per_worker(config: TrainConfig, workers: int) -> float:
     if config.gpu is True and not available:
         return 1.0
     return 1.0 if available >= workers else int(100 * available / workers) / 100
+
+
+def workers_of_one_node(config: TrainConfig) -> int:
+    """How many of the workers fit on the largest node together, at least 1."""
+    nodes = (node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"])
+    return max(1, min(config.workers, int(max(nodes, default=0.0) / config.cpus_per_worker)))
 
 
 def capacity_warning(workers: int, cpus_each: float) -> str:

@@ -22,6 +22,8 @@ from trainers.input_spec import InputSpec
 from trainers.models.ft_transformer import FtTransformer
 from trainers.models.linear import Linear
 from trainers.models.mlp import Mlp
+from trainers.trees.libraries import library_of
+from trainers.trees.parameters import parameters_of
 from trainers.worker_errors import error_origin
 
 
@@ -45,9 +47,15 @@ def build(spec: ModelSpec, inputs: InputSpec, task: Task) -> nn.Module:
 def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
     """Build the model and score two rows of zeros, so that a fault shows before workers start and retry.
 
+    Trees have nothing to build: their parameters are checked, and that their library is installed.
+
     Raises:
         ProjectError: The model cannot be built, fails, or returns logits of the wrong shape.
     """
+    if not spec.is_module:
+        parameters_of(spec)
+        library_of(spec)
+        return
     module = build(spec, inputs, task).eval()
     rows = torch.zeros(2, inputs.width), torch.zeros(2, len(inputs.cardinalities), dtype=torch.int64)
     try:
@@ -64,6 +72,8 @@ def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
 
 def effective_parameters(spec: ModelSpec) -> dict[str, Any]:
     """Parameters of the model: those of ``spec``, and the builder's defaults for the others."""
+    if not spec.is_module:
+        return parameters_of(spec).model_dump()
     accepted = inspect.signature(_builder(spec)).parameters.values()
     return {p.name: p.default for p in accepted if p.default is not inspect.Parameter.empty} | spec.parameters
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from cluster.errors import ProjectError
 from trainers.config import ModelSpec
+from trainers.trees.parameters import check_names
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
     "linear": ("embedding", "unknown"),
@@ -22,6 +23,9 @@ def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
     Raises:
         ProjectError: It does not accept one of them.
     """
+    if not spec.is_module:
+        check_names(spec, names)
+        return
     if isinstance(spec.build, str):
         offered = list(BUILT_IN[spec.build])
     else:

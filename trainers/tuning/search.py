@@ -27,6 +27,7 @@ from trainers.loop.trainer import FitRequest
 from trainers.loop.worker_group import capacity_warning
 from trainers.models import model_builder
 from trainers.models.parameters import check_parameters
+from trainers.trees.parameters import BLOCKS, check_settings
 from trainers.tuning import pbt, search_spaces
 from trainers.tuning.trial import Trial, TuneResult, rank_finalists, rank_trials, select_finalists, trace_changes
 from trainers.tuning.trial_runner import OBJECTIVE, SearchRun, TrialPlan
@@ -66,6 +67,8 @@ def search(
     """
     started, task, config = time.perf_counter(), request.task, request.config
     check_parameters(request.spec, [name for name in tuning.space if name not in TrainConfig.model_fields])
+    if not request.spec.is_module:
+        check_settings(request.spec, config, tuning)
     encoded_data = data.encode(request.encoder, task, config.cache_mib)
     model_builder.check(request.spec, encoded_data.inputs, task)
     with ExitStack() as stack:
@@ -97,15 +100,25 @@ def _run_tpe(run: SearchRun, weights: str) -> None:
     """Trials that TPE proposes from the results so far."""
     ended = {trial.number for trial in run.store.ended_trials()}
     numbers = [number for number in range(1, run.tuning.trials + 1) if number not in ended]
-    config, tuning = run.spec.config, run.tuning
+    tuning, (epochs, grace) = run.tuning, _epochs(run)
     asha = ASHAScheduler(
         metric=OBJECTIVE,
         mode=run.metric.direction,
-        max_t=config.epochs,
-        grace_period=min(tuning.grace_epochs, config.epochs),
+        max_t=epochs,
+        grace_period=min(grace, epochs),
         reduction_factor=tuning.reduction,
     )
     run.run_proposals(numbers, _searcher(run), asha)
+
+
+def _epochs(run: SearchRun) -> tuple[int, int]:
+    """Most epochs of a trial, and those before it may be stopped; of trees blocks of rounds.
+
+    A low learning rate is behind in the first rounds: trees get a fifth of them before they are compared.
+    """
+    if run.spec.model.is_module:
+        return run.spec.config.epochs, run.tuning.grace_epochs
+    return BLOCKS, max(run.tuning.grace_epochs, BLOCKS // 5)
 
 
 def _searcher(run: SearchRun) -> OptunaSearch:

@@ -20,13 +20,14 @@ from cluster.env import environment_defaults
 from cluster.log_suppression import suppress_logs
 from trainers.config import ModelSpec, TrainConfig, TuneConfig, apply_settings
 from trainers.data.datasets import EncodedData
-from trainers.loop import train_loop
+from trainers.loop import boosting_loop, train_loop
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import EpochResult, TrainResult
 from trainers.loop.train_spec import TrainSpec
-from trainers.loop.worker_group import gpus_per_worker, run_worker_group
+from trainers.loop.worker_group import gpus_per_worker, run_worker_group, workers_of_one_node
 from trainers.metrics import PrimaryMetric
+from trainers.trees.parameters import pooled
 from trainers.tuning.search_spaces import decode
 from trainers.tuning.trial import Trial, format_value
 from trainers.tuning.trial_store import TrialStore
@@ -145,6 +146,8 @@ def _run_trial(
         model, config = apply_settings(spec.model, spec.config, decode(tuning.space, proposal))
         plan = TrialPlan(Trial(number=0, parameters={}), model, config)
     config = plan.config.model_copy(update={"workers": tuning.workers_per_trial, "min_workers": 0})
+    if not plan.spec.is_module:
+        config = pooled(config, workers_of_one_node(config))
     spec = TrainSpec(plan.spec, config, spec.task, spec.inputs)
     result = (_train_on_workers if tuning.workers_per_trial > 1 else _train_here)(spec, encoded_data, plan)
     if plan.pause_after:
@@ -165,6 +168,8 @@ def _train_on_workers(spec: TrainSpec, encoded_data: EncodedData, plan: TrialPla
 
 def _train_here(spec: TrainSpec, encoded_data: EncodedData, plan: TrialPlan) -> TrainResult:
     torch.set_num_threads(spec.config.threads)
+    if not spec.model.is_module:
+        return boosting_loop.train(spec, *encoded_data.local_rows(), _report)
     group = ProcessGroup(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     checkpointer = Checkpointer(plan.checkpoints, plan.origin) if plan.checkpoints else None
     loader, held_out = encoded_data.local_loaders(spec.config)
@@ -238,5 +243,5 @@ def _resources(spec: TrainSpec, tuning: TuneConfig) -> dict[str, float]:
     """Resources of the trial's own process; Ray Train requests those of a trial's workers."""
     if tuning.workers_per_trial > 1:
         return {"cpu": COORDINATOR_CPUS}
-    gpus = gpus_per_worker(spec.config, tuning.max_concurrent)
+    gpus = gpus_per_worker(spec.config, tuning.max_concurrent) if spec.model.is_module else 0.0
     return {"cpu": tuning.cpus_per_trial, **({"gpu": gpus} if gpus else {})}

@@ -140,6 +140,24 @@ def test_project_with_an_unknown_model_parameter_is_refused(changes: dict[str, A
         dataclasses.replace(project, **changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "code", "fields"),
+    [
+        ({"model": ModelSpec(build="lightgbm"), "train": TrainConfig(epochs=9)}, "setting_not_for_trees", "epochs"),
+        ({"model": ModelSpec(build="xgboost", parameters={"hidden": (8,)})}, "unknown_model_parameter", "hidden"),
+        ({"compress": (Distill(student=ModelSpec(build="xgboost")),)}, "compressed_trees", None),
+    ],
+)
+def test_project_of_trees_with_settings_of_modules_is_refused(
+    changes: dict[str, Any], code: str, fields: str | None
+) -> None:
+    project = load_project(locate_project("examples/flights/project.py"))
+    with raises(ProjectError, f"project.{code}", **({"name": fields} if fields else {})):
+        dataclasses.replace(project, **changes)
+    trees = {"model": ModelSpec(build="lightgbm"), "train": TrainConfig(), "tune": None, "compress": ()}
+    assert dataclasses.replace(project, **trees).model.name == "lightgbm"
+
+
 def test_project_with_a_multilabel_task_is_refused() -> None:
     project = load_project(locate_project("examples/flights/project.py"))
     task = Task(kind="multilabel", label="tags", classes=("late", "canceled"))

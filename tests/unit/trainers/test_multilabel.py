@@ -99,7 +99,7 @@ def test_gate_assesses_multilabel() -> None:
 def test_baseline_fits_each_label() -> None:
     table = frame("multilabel")
     encoder, test = Encoder.fit(COLUMNS, part(table, "train")), frame("multilabel", rows=400, seed=5)
-    scores = baseline_scores(TASK, encoder, part(table, "train"), test, trees=30)
+    scores = baseline_scores(TASK, encoder, part(table, "train"), test, parameters={"rounds": 30})
     assert scores.shape == (400, 2)
     assert metrics.evaluate(TASK, scores, label_array(test["label"]))["auc"] > 0.8
 

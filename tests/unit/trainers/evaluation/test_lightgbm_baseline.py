@@ -9,7 +9,7 @@ from cluster.values import TaskKind
 from features.encoder import Encoder
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers import metrics
-from trainers.evaluation.lightgbm_baseline import baseline_scores, select_columns
+from trainers.evaluation.lightgbm_baseline import PARAMETERS, baseline_scores, select_columns
 
 
 @pytest.mark.parametrize(
@@ -18,14 +18,29 @@ from trainers.evaluation.lightgbm_baseline import baseline_scores, select_column
 def test_baseline_scores_learn_any_task_and_less_from_fewer_columns(kind: TaskKind, metric: str, bound: float) -> None:
     table = frame(kind, rows=3000)
     train, test = part(table, "train"), part(table, "validation")
-    encoder = Encoder.fit(COLUMNS, train)
+    encoder, few = Encoder.fit(COLUMNS, train), {**PARAMETERS, "rounds": 60}
     labels = test["label"].to_numpy()
-    full = baseline_scores(TASKS[kind], encoder, train, test, trees=80)
-    less = baseline_scores(TASKS[kind], encoder, train, test, trees=80, columns=["heavy", "color"])
+    full = baseline_scores(TASKS[kind], encoder, train, test, parameters=few)
+    less = baseline_scores(TASKS[kind], encoder, train, test, parameters=few, columns=["heavy", "color"])
     value = metrics.evaluate(TASKS[kind], full, labels)[metric]
     assert value > bound
     assert metrics.evaluate(TASKS[kind], less, labels)[metric] < value
-    assert np.array_equal(full, baseline_scores(TASKS[kind], encoder, train, test, trees=80))
+    assert np.array_equal(full, baseline_scores(TASKS[kind], encoder, train, test, parameters=few))
+
+
+def test_baseline_with_validation_rows_stops_before_it_overfits() -> None:
+    train, validation, test = (frame(rows=rows, seed=seed) for rows, seed in ((600, 0), (600, 1), (4000, 2)))
+    encoder, labels = Encoder.fit(COLUMNS, train), test["label"].to_numpy()
+    eager = {**PARAMETERS, "rounds": 1000, "learning_rate": 0.3, "min_child_samples": 5}
+    stopped, all_rounds = (
+        metrics.evaluate(
+            TASKS["binary"],
+            baseline_scores(TASKS["binary"], encoder, train, test, validation=rows, parameters=eager),
+            labels,
+        )["log_loss"]
+        for rows in (validation, None)
+    )
+    assert stopped < all_rounds - 0.05
 
 
 def test_select_columns_keeps_order_and_vocabulary() -> None:

@@ -1,0 +1,44 @@
+"""Trees trained in this process on small frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from cluster.values import TaskKind
+from features.definitions import Column
+from features.encoder import Encoder
+from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.training import rows
+from trainers.config import ModelSpec, TrainConfig
+from trainers.input_spec import InputSpec
+from trainers.loop import boosting_loop
+from trainers.loop.train_spec import TrainSpec
+
+if TYPE_CHECKING:
+    from trainers.loop.trainer import FitResult
+
+FEW_ROUNDS = {"rounds": 60, "min_child_samples": 5, "min_data_per_group": 5}
+
+
+def boosted(
+    kind: TaskKind = "binary",
+    spec: ModelSpec | None = None,
+    config: TrainConfig | None = None,
+    columns: tuple[Column, ...] = COLUMNS,
+    table: pa.Table | None = None,
+) -> FitResult:
+    """Trees as ``fit`` returns them."""
+    from trainers.loop.trainer import FitResult  # imports Ray, which few of the tests here need
+
+    spec = spec or ModelSpec(build="lightgbm", parameters=FEW_ROUNDS)
+    config, task = config or TrainConfig(workers=1), TASKS[kind]
+    table = frame(kind) if table is None else table
+    encoder = Encoder.fit(columns, part(table, "train"))
+    train, validation = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
+    inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
+    outcome = boosting_loop.train(TrainSpec(spec, config, task, inputs), train, validation)
+    return FitResult(
+        spec, config, task, encoder, inputs, outcome.state, outcome.epochs, outcome.best.metrics, {}, {"total": 0.0}
+    )

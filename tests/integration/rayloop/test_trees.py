@@ -1,0 +1,75 @@
+"""A project of boosted trees on Ray: trained, served and retrained by the commands that a user types."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from sklearn.datasets import load_digits
+
+from cluster.names import CHAMPION
+from cluster.registry import Registry
+from cluster.settings import Settings
+from cluster.values import GateReport
+from features.manifest import Manifest
+
+FACTORIES = Path(__file__).parents[2] / "factories" / "rayloop"
+LIMIT_S = 600
+PARAMETERS = {"rounds": 20, "learning_rate": 0.2, "num_leaves": 15}
+
+
+def rayloop(settings: Settings, folder: Path, *words: str) -> str:
+    environment = {**os.environ, **settings.environment()}
+    process = subprocess.run(
+        [sys.executable, "-m", "rayloop", *words],
+        env=environment, capture_output=True, text=True, cwd=folder, timeout=LIMIT_S, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-2000:]
+    return process.stdout
+
+
+def _project() -> str:
+    """The project of digits, under another name and with trees."""
+    text = (FACTORIES / "digits.py").read_text()
+    for old, new in (
+        ("ModelSpec(build=build)", f'ModelSpec(build="lightgbm", parameters={PARAMETERS})'),
+        ("TrainConfig(epochs=8, batch_size=128, lr=1e-2, workers=1)", "TrainConfig(workers=1)"),
+        ('    name="digits",\n    task', '    name="boosted",\n    task'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
+@pytest.mark.cluster
+def test_project_of_trees_is_trained_served_and_retrained(cluster: Settings, tmp_path: Path) -> None:
+    (tmp_path / "boosted.py").write_text(_project())
+    lines = rayloop(cluster, tmp_path, "run", "boosted.py")
+    assert "round 20" in lines
+    registry = Registry(cluster)
+    champion = registry.version_by_alias("boosted", CHAMPION)
+    assert champion is not None
+    report = GateReport.from_stored(champion.tags["rayloop.gate"])
+    parity = next(check for check in report.checks if "parity" in check.name)
+    assert parity.passed
+    assert parity.value is not None
+    assert parity.value <= 1e-5
+    assert Manifest.load(registry.fetch(champion)).recipe["model"] == PARAMETERS
+    digits = load_digits()
+    inputs = [
+        {"name": "image", "shape": [50, 8, 8], "datatype": "FP32", "data": digits.data[:50].ravel().tolist()},
+        {"name": "taken_at", "shape": [50], "datatype": "BYTES", "data": ["2024-02-01T00:00:00Z"] * 50},
+    ]
+    answer = httpx.post(f"{cluster.endpoint}/v2/models/boosted/infer", json={"inputs": inputs}, timeout=30)
+    assert answer.status_code == 200, answer.text
+    labels = next(o["data"] for o in answer.json()["outputs"] if o["name"] == "label")
+    assert sum(label == str(digit) for label, digit in zip(labels, digits.target[:50], strict=True)) >= 45
+    rayloop(cluster, tmp_path, "retrain", "boosted.py", "--until", "2024-01-03", "--reason", "more rows")
+    newest = registry.versions("boosted")[-1]
+    assert newest.version != champion.version
+    assert newest.tags["rayloop.retrained_because"] == "more rows"
+    assert Manifest.load(registry.fetch(newest)).recipe["model"] == PARAMETERS

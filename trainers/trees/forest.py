@@ -1,0 +1,61 @@
+"""A fitted ensemble of trees, whatever library fitted it: the form from which the ONNX graph is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Tree(NamedTuple):
+    """One tree as arrays over its splits and its leaves.
+
+    Children are numbered as LightGBM and scikit-learn number them: a child >= 0 is a split, and -1 - i is leaf i. A
+    tree without splits is its leaf 0. A row goes to the left child where its value is at most ``thresholds``, or where
+    its code is among ``categories``.
+    """
+
+    features: np.ndarray
+    """Column of the encoded row that each split tests: numbers first, then codes."""
+    thresholds: np.ndarray
+    """float32, so that the float32 inputs compare as they did in the library; unused where a split has categories."""
+    missing_left: np.ndarray
+    """Whether NaN goes left."""
+    left: np.ndarray
+    right: np.ndarray
+    leaves: np.ndarray
+    """Value of each leaf."""
+    target: int
+    """The logit that the tree adds to."""
+    categories: dict[int, frozenset[int]]
+    """Codes that go left, by position of the split."""
+
+
+class Forest(NamedTuple):
+    """Trees whose values add up to logits."""
+
+    trees: tuple[Tree, ...]
+    base: tuple[float, ...]
+    """What each logit starts from."""
+
+    @classmethod
+    def join(cls, forests: Iterable[Forest]) -> Forest:
+        """Forests side by side: the logits of each follow those of the one before."""
+        trees: list[Tree] = []
+        base: list[float] = []
+        for forest in forests:
+            trees += [tree._replace(target=tree.target + len(base)) for tree in forest.trees]
+            base += forest.base
+        return cls(tuple(trees), tuple(base))
+
+
+def float32_below(values: np.ndarray) -> np.ndarray:
+    """The largest float32 that is at most each value.
+
+    For a float32 ``x`` and a float64 ``t``, ``x <= t`` holds exactly where ``x <= float32_below(t)`` does: thresholds
+    of a library that compares in double precision keep their meaning, also for values equal to them.
+    """
+    with np.errstate(over="ignore"):
+        rounded = values.astype(np.float32)
+        return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)
