@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import click
 import typer
 
-from cluster import local_cluster
+from cluster import connection, local_cluster
 from cluster.errors import ProjectError, RayloopError
-from cluster.node.session import is_running
+from cluster.node.ports import listens
+from cluster.node.session import is_running, processes
 from cluster.permissions import PRIVATE_UMASK
-from cluster.settings import load_settings
+from cluster.settings import Settings, load_settings
 from rayloop import __version__
 from rayloop.cli import key_commands, move_commands
 from rayloop.cli.submission import run_or_submit, submit_outside, submit_with_file
@@ -81,12 +84,7 @@ def main() -> None:
 @app.command()
 def up() -> None:
     """Start a Ray cluster and MLflow on this machine, and write configuration for Prometheus and Grafana."""
-    from rayloop.cli.metrics_config import write_metrics_config
-
-    settings = load_settings()
-    state = "started" if local_cluster.start(settings, typer.echo) else "already running"
-    typer.echo(f"{state}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}")
-    typer.echo(f"for Prometheus and Grafana: {write_metrics_config(settings)}")
+    _start(load_settings())
 
 
 @app.command()
@@ -189,6 +187,26 @@ def demo() -> None:
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the project: lower-case letters, digits and _")],
+    table: Annotated[str, typer.Option(help="CSV or Parquet file")],
+    label: Annotated[str, typer.Option(help="Column to predict")] = "",
+    key: Annotated[str, typer.Option(help='Column that identifies a row; "none": the row\'s place in the file')] = "",
+    time: Annotated[str, typer.Option(help='Column with the time of a row; "none": it has no time')] = "",
+    entity: Annotated[str, typer.Option(help='Column that says whose a row is, such as a customer; or "none"')] = "",
+    task: Annotated[str, typer.Option(help="binary, multiclass or regression")] = "",
+) -> None:
+    """Write a project that predicts a column of a table: NAME/project.py, and NAME/request.json to ask its model.
+
+    What the options do not say is read from the table; on a terminal, what is not clear is asked.
+    """
+    from rayloop.scaffold.choices import Answers
+    from rayloop.scaffold.init import init_project
+
+    init_project(name, table, Answers(label, key, time, entity, task), _ask, typer.echo)
+
+
+@app.command()
 def check(
     project: ProjectArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON")] = False,
@@ -211,8 +229,11 @@ def run(
     simulate: Annotated[bool, typer.Option(help="Replay history as live traffic once a version is served")] = False,
     fresh: Annotated[bool, typer.Option(help="Delete this project's tables, versions and state first")] = False,
 ) -> None:
-    """Run the whole loop: ingest data, join, tune, train, gate, register, serve, report."""
-    run_or_submit("run", project, simulate=simulate, fresh=fresh)
+    """Run the whole loop: ingest data, join, tune, train, gate, register, serve, report.
+
+    Where no cluster runs on this machine, and RAYLOOP_ADDRESS names none, one is started first, as `up` does.
+    """
+    run_or_submit("run", project, check=lambda declared: _start_if_absent(), simulate=simulate, fresh=fresh)
 
 
 @app.command()
@@ -405,6 +426,30 @@ def trace(model: ModelArgument, request: Annotated[str, typer.Argument(help="Req
         from rayloop.cli.trace import show_trace
 
         show_trace(settings, model, request, typer.echo)
+
+
+def _start(settings: Settings) -> None:
+    from rayloop.cli.metrics_config import write_metrics_config
+
+    state = "started" if local_cluster.start(settings, typer.echo) else "already running"
+    typer.echo(f"{state}: dashboard {settings.dashboard}, MLflow {settings.mlflow_server}")
+    typer.echo(f"for Prometheus and Grafana: {write_metrics_config(settings)}")
+
+
+def _start_if_absent() -> None:
+    """Start a cluster on this machine, unless another one is named, or one or a node of one runs here."""
+    settings = load_settings()
+    if settings.address or connection.in_job() or processes(settings) or listens(settings.dashboard_port):
+        return
+    _start(settings)
+
+
+def _ask(what: str, columns: Sequence[str]) -> str:
+    """Ask for a column on a terminal."""
+    if not sys.stdin.isatty():
+        return ""
+    answers = click.Choice([*columns, *(["none"] if what != "label" else [])])
+    return str(typer.prompt(f"Which column is the {what}?", type=answers))
 
 
 def _send(model: str, command: str, reason: str, version: str = "", rollout: str = "") -> None:

@@ -178,3 +178,25 @@ def test_ingest_from_failing_function_names_the_source(tables: Tables, shop: str
         put(fails, tables, shop)
     with raises(DataError, "data.not_a_dataset", type="list"):
         put(list, tables, shop)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_file_without_key_and_time_gets_both_and_lands_once(
+    visits: pl.DataFrame, tmp_path: Path, tables: Tables, shop: str, ending: str
+) -> None:
+    equal = visits.select("zip", "spent").with_columns(pl.lit(1.0).alias("spent"))
+    equal.write_csv(tmp_path / "visits.csv") if ending == "csv" else equal.write_parquet(tmp_path / "visits.parquet")
+    reader = readers.csv if ending == "csv" else readers.parquet
+    source = Source(
+        name="visits",
+        key=("place",),
+        columns=(*category("place", "zip"), *number("spent"), *timestamp("changed")),
+        event_time="changed",
+        known_at="changed",
+        read=reader(str(tmp_path / f"visits.{ending}"), row_id="place", file_time="changed"),
+    )
+    results = [ingest(source, tables, shop, Settings(), datetime.now(UTC)) for _ in range(2)]
+    assert [(result.new_rows, result.known_rows, result.quarantined_rows) for result in results] == [
+        (ROWS, 0, 0),
+        (0, ROWS, 0),
+    ]

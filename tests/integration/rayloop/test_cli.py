@@ -45,7 +45,7 @@ def taken_port() -> str:
 
 
 def test_command_without_a_cluster_is_one_line(tmp_path: Path) -> None:
-    process = rayloop("run", "examples.flights.project", home=tmp_path)
+    process = rayloop("train", "examples.flights.project", home=tmp_path)
     assert_one_line(process, "cluster.no_answer", "rayloop up")
     assert_one_line(rayloop("status", home=tmp_path), "cluster.not_running", "rayloop up")
 
