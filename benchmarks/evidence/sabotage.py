@@ -21,7 +21,7 @@ from deployments.analysis.verdict import judge
 from deployments.rollout_policy import EvidenceCheck
 
 SHARES = (0.05, 0.1, 0.5)
-SEEDS, FEW_SEEDS = 4, 1
+SEEDS, FEW_SEEDS = 20, 1
 SOUND, FEW_SOUND = 1_000, 12
 SOUND_LOOKS = 20
 _EVERY_CHECK = get_args(EvidenceCheck)
