@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import ray
@@ -17,6 +18,7 @@ from cluster.settings import Settings
 from cluster.values import Task
 from features.encoder import Encoder
 from tests.factories.errors import raises
+from tests.factories.trainers.boosted import boosted
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from tests.factories.trainers.small_module import Small
 from tests.factories.trainers.training import trained
@@ -73,6 +75,26 @@ def test_search_runs_trials_and_selects_a_winner(cluster: Settings) -> None:
     assert (result.config.lr, result.spec.parameters["hidden"]) == tuple(result.best.parameters.values())
     assert all((trial.status == "finished") == (trial.epochs == base.epochs) for trial in result.trials)
     assert len(lines) == 4
+
+
+def test_trees_are_fitted_and_searched_on_ray_with_the_bits_of_this_process(cluster: Settings, tmp_path: Path) -> None:
+    table, spec = frame(rows=1500), ModelSpec(build="lightgbm", parameters={"rounds": 60})
+    request = FitRequest(spec, TrainConfig(workers=1), TASKS["binary"], _encoder(table))
+    result = fit(request, TrainingData(table), lambda line: None)
+    alone = boosted(spec=spec, table=table)
+    assert all(np.array_equal(value, alone.state[name]) for name, value in result.state.items())
+    assert result.train_metrics["auc"] > 0.85
+    assert export(result, tmp_path, table) < 1e-5
+    streamed = FitRequest(spec, TrainConfig(workers=1, cache_mib=0), TASKS["binary"], request.encoder)
+    assert fit(streamed, TrainingData(table), lambda line: None).metrics == result.metrics
+    space = {"num_leaves": Choice(options=(2, 31)), "learning_rate": LogUniform(low=1e-3, high=0.3)}
+    tuning = TuneConfig(space=space, trials=3, cpus_per_trial=0.5)
+    tuned = search(request, tuning, TrainingData(table), lambda line: None)
+    assert tuned.trials[0].parameters == {"num_leaves": 31, "learning_rate": 0.05}
+    assert tuned.best.metric == max(trial.metric for trial in tuned.trials)
+    assert tuned.spec.parameters["rounds"] == 60
+    with raises(ProjectError, "project.setting_not_for_trees", name="lr"):
+        fit(FitRequest(spec, TrainConfig(lr=0.1), TASKS["binary"], request.encoder), TrainingData(table))
 
 
 def test_worker_error_is_raised_with_its_class_and_code(cluster: Settings) -> None:
