@@ -59,7 +59,8 @@ class IdleClock:
 
 def _busy_s() -> float:
     try:
-        ran_ns, waited_ns, _ = SCHEDSTAT.read_text().split()
+        ran_ns, waited_ns, _ = (int(field) for field in SCHEDSTAT.read_text().split())
     except OSError:
         return time.thread_time()
-    return (int(ran_ns) + int(waited_ns)) / _NS_PER_S
+    # A kernel without these statistics writes zeros.
+    return (ran_ns + waited_ns) / _NS_PER_S if ran_ns else time.thread_time()

@@ -207,9 +207,18 @@ def _csv_batches(files: TableFiles, path: Path, header: Sequence[str], wanted: l
 
 def _add_columns(files: TableFiles, path: Path, rows: pa.Table, first: int) -> pa.Table:
     if files.row_id:
-        numbers = pl.select(pl.format("{}:{}", pl.lit(path.name), pl.int_range(first, first + rows.num_rows)))
+        name = pl.lit(_place(files, path))
+        numbers = pl.select(pl.format("{}:{}", name, pl.int_range(first, first + rows.num_rows)))
         rows = rows.append_column(files.row_id, numbers.to_series().to_arrow().cast(pa.string()))
     if files.file_time:
         changed = pa.scalar(path.stat().st_mtime_ns // 1000, pa.timestamp("us", tz="UTC"))
         rows = rows.append_column(files.file_time, pa.repeat(changed, rows.num_rows))
     return rows
+
+
+def _place(files: TableFiles, path: Path) -> str:
+    """Name of a file that no other one of the table has: files of two folders are often called alike."""
+    (root, *others) = (Path(name) for name in files.paths)
+    if others or not path.is_relative_to(root):
+        return path.as_posix()
+    return path.name if path == root else path.relative_to(root).as_posix()

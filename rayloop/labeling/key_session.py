@@ -53,10 +53,9 @@ class LabelSession:
         self._answers.pop()
         return True
 
-    def take_pending(self) -> dict[int, float]:
-        """Return the labels that are not stored, which are stored from now on."""
-        pending, self._stored = self.pending, len(self._answers)
-        return pending
+    def mark_stored(self) -> None:
+        """All labels so far are stored."""
+        self._stored = len(self._answers)
 
 
 def run_session(
@@ -84,9 +83,11 @@ def run_session(
     ids = queue.get_column("id")
 
     def store_pending() -> int:
-        pending = session.take_pending()
+        pending = session.pending
         if pending:
             store(pl.DataFrame({"id": [ids[i] for i in pending], LABEL: list(pending.values())}))
+        # Only now: labels that could not be stored are tried once more at the end.
+        session.mark_stored()
         return len(pending)
 
     try:

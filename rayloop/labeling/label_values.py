@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from cluster.values import Task
+from deployments.protocol.arrow_columns import MAX_NUMBER
 
 Command = Literal["skip", "undo", "quit"]
 QUIT_KEY = "q"
@@ -39,7 +39,7 @@ def parse_label(text: str, task: Task) -> float | None:
         number = float(text)
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) <= MAX_NUMBER else None
 
 
 def format_label(label: float, task: Task) -> str:

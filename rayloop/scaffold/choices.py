@@ -70,8 +70,8 @@ def choose(profile: TableProfile, answers: Answers, ask: Ask) -> Choices:
     if not answers.entity and time:
         entity = _guess_entity(profile, {label.name, key})
     for option, column in (("--key", key), ("--entity", entity)):
-        if column == label.name:
-            others = [c.name for c in profile.columns if c != label]
+        if column in (label.name, time or label.name):
+            others = [c.name for c in profile.columns if c.name not in (label.name, time)]
             raise ProjectError("project.init_column", option=option, column=column, columns=others)
     return Choices(label.name, task, _classes(profile, label, task), _or_none(key), _or_none(time), _or_none(entity))
 

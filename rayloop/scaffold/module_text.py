@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -106,8 +107,8 @@ def _context(draft: Draft) -> dict[str, Any]:
     needs = [n for n, used in (("UTC", split), ("datetime", split), ("timedelta", view)) if used]
     return {
         "name": draft.name,
-        "label": choices.label,
-        "file": Path(draft.files.paths[0]).name,
+        "label": _plain(choices.label),
+        "file": _plain(Path(draft.files.paths[0]).name),
         "imports": ", ".join(needs),
         "read": _wrap(f"rl.{draft.files.format}", arguments, 4),
         "row_id": row_id,
@@ -116,8 +117,10 @@ def _context(draft: Draft) -> dict[str, Any]:
         "key": _quote(key),
         "time": _quote(time),
         "columns": declared,
-        "left_out": [line for name, why in _left_out(draft) for line in textwrap.wrap(f"- {name}: {why}", _WIDTH)],
-        "entity": choices.entity,
+        "left_out": [
+            line for name, why in _left_out(draft) for line in textwrap.wrap(f"- {_plain(name)}: {why}", _WIDTH)
+        ],
+        "entity": _plain(choices.entity),
         "view": view,
         "request": _calls(_declared(draft, draft.features) + ([("timestamp", choices.time)] if choices.time else [])),
         "derived": _derived(draft, view is not None),
@@ -287,6 +290,11 @@ def _delta(window: timedelta) -> str:
 
 def _span(window: timedelta) -> str:
     return f"{window.days}d" if window.days else f"{window.seconds // 3600}h"
+
+
+def _plain(name: str) -> str:
+    """A name of the table as words of a comment or docstring, which it can neither end nor continue."""
+    return " ".join(re.sub(r"[^\w .,:;/()-]", " ", name).split())
 
 
 def _quote(text: str) -> str:

@@ -17,6 +17,7 @@ _OBJECTIVES = {
     "regression": ("reg:squarederror", "rmse"),
 }
 _FORMAT = "json"
+_LARGEST = np.finfo(np.float32).max
 
 
 class XgboostBooster:
@@ -80,7 +81,8 @@ def _matrix(arrays: Arrays, threads: int, **labels: Any) -> Any:
     import xgboost
 
     kinds = ["q"] * arrays["numbers"].shape[1] + ["c"] * arrays["codes"].shape[1]
-    columns = join_arrays(arrays)
+    # XGBoost refuses infinite numbers; no split tells the largest float32 from infinity.
+    columns = np.clip(join_arrays(arrays), -_LARGEST, _LARGEST)
     return xgboost.DMatrix(columns, feature_types=kinds, enable_categorical=True, nthread=threads, **labels)
 
 

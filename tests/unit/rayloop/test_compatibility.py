@@ -43,6 +43,8 @@ def details(paths: dict[str, str]) -> dict[str, Any]:
 def running(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.node.session.processes", lambda settings: [psutil.Process()])
     monkeypatch.setattr("cluster.node.session.listens", lambda port: True)
+    # ``run`` would start a cluster where it sees none.
+    monkeypatch.setattr("rayloop.cli.app.processes", lambda settings: [psutil.Process()])
 
 
 def session(home: Path, **fields: object) -> Settings:

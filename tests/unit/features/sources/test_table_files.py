@@ -12,7 +12,7 @@ import pytest
 
 from cluster.errors import DataError
 from features.sources import table_files
-from features.sources.table_files import TableFiles, read_file, sample_table
+from features.sources.table_files import TableFiles, find_files, read_file, sample_table
 from tests.factories.errors import raises
 
 ROWS = pl.DataFrame({"n": range(1000), "text": ["0501"] * 1000})
@@ -85,3 +85,13 @@ def test_rows_are_numbered_and_dated_by_their_file(
     expected = [f"rows.{ending}:{n}" for n in sample.rows["n"]]
     assert sample.rows["place"].to_list() == expected
     assert sample.rows.height == 100
+
+
+def test_rows_of_files_that_are_called_alike_have_ids_of_their_own(tmp_path: Path) -> None:
+    for month in ("01", "02"):
+        (tmp_path / "2024" / month).mkdir(parents=True)
+        ROWS.head(3).write_parquet(tmp_path / "2024" / month / "part-0.parquet")
+    files = TableFiles("parquet", (str(tmp_path / "2024"),), row_id="place")
+    parts = [part for path in find_files(files, Path()) for part in read_file(files, path, ["place"])]
+    places = pl.concat(pl.DataFrame(part) for part in parts)["place"].to_list()
+    assert places == [f"{month}/part-0.parquet:{i}" for month in ("01", "02") for i in range(3)]

@@ -75,6 +75,20 @@ def test_interrupted_session_stores_what_was_given() -> None:
     assert terminal.stored == [{"a": 1.0, "b": 0.0}]
 
 
+def test_labels_that_could_not_be_stored_are_tried_again_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, tries = Terminal(*"0" * 12), list[int]()
+
+    def store(labels: pl.DataFrame) -> None:
+        tries.append(labels.height)
+        if len(tries) == 1:
+            raise OSError("the catalog does not answer")
+
+    monkeypatch.setattr(terminal, "store", store)
+    with pytest.raises(OSError, match="catalog"):
+        terminal.label(BINARY, *(f"r{i}" for i in range(12)))
+    assert tries == [10, 10]
+
+
 def test_long_session_stores_in_between_and_undo_reaches_no_further() -> None:
     terminal = Terminal(*"1" * 12, "u", "u", "u", "0", "q")
     ids = [f"r{i}" for i in range(20)]

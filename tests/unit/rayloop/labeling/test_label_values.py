@@ -17,7 +17,8 @@ DIGITS = Task(kind="multiclass", label="digit", classes=tuple("0123456789"))
     [
         (BINARY, "1", 1.0), (BINARY, "0.0", 0.0), (BINARY, "TRUE", 1.0), (BINARY, "2", None), (BINARY, "", None),
         (MULTICLASS, "birch", 1.0), (MULTICLASS, "1", None), (MULTICLASS, "Birch", None), (DIGITS, "0", 0.0),
-        (REGRESSION, "-2.5", -2.5), (REGRESSION, "1e3", 1000.0), (REGRESSION, "nan", None), (REGRESSION, "late", None),
+        (REGRESSION, "-2.5", -2.5), (REGRESSION, "1e3", 1000.0), (REGRESSION, "nan", None), (REGRESSION, "1e300", None),
+        (REGRESSION, "late", None),
         (REGRESSION, "inf", None),
     ],
 )  # fmt: skip

@@ -89,6 +89,14 @@ def test_time_and_entity_give_a_time_split_and_features_of_the_past(folder: Path
     assert project.sources[0].key == ("row_id",)
 
 
+def test_names_of_columns_are_no_code(folder: Path) -> None:
+    label, entity = 'late"""\nraise SystemExit(3)\n"""', "shop\nraise SystemExit(4)\n#"
+    table = orders().drop("delivered_at", "order", "customer").rename({"late": label})
+    shops = pl.Series(entity, [f"s{i % 7}" for i in range(table.height)])
+    write("shop", table.with_columns(shops), Answers(label=label, entity=entity))
+    assert load("shop").task.label == label
+
+
 def test_table_without_time_is_split_by_hash_and_by_the_entity(folder: Path) -> None:
     write("shop", orders().drop("ordered_at", "delivered_at"), Answers(label="late", entity="customer"))
     project = load("shop")

@@ -43,7 +43,7 @@ def _adversarial_rows(result: FitResult) -> Arrays:
             ]
         ).astype(np.float32)
         above, below = np.nextafter(cuts, np.float32(np.inf)), np.nextafter(cuts, np.float32(-np.inf))
-        zeros = np.array([0, -0.0, 1e-35, -1e-35, 1e-36, -1e-36, 1e-38, 3e38, -3e38], np.float32)
+        zeros = np.array([0, -0.0, 1e-35, -1e-35, 1e-36, -1e-36, 1e-38, 3e38, -3e38, np.inf, -np.inf], np.float32)
         values = np.concatenate([cuts, above, below, zeros])
         chosen = random.random(ROWS) < 0.8
         numbers[chosen, column] = random.choice(values, chosen.sum())
