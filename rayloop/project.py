@@ -29,7 +29,7 @@ from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneCo
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.models.parameters import check_parameters
-from trainers.trees.parameters import check_settings
+from trainers.trees.parameters import check_settings, require_module
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,7 @@ class Project:
         for step in self.compress:
             if isinstance(step, Distill):
                 check_parameters(step.student, step.student.parameters)
-                if not step.student.is_module:
-                    check_settings(step.student, TrainConfig(), compress=(step,))
+                require_module(step.student, step)
 
 
 def require_name(name: str) -> None:

@@ -1,4 +1,4 @@
-"""A fitted model: all that evaluation, calibration and export need of it, whatever trained it, or nobody here did."""
+"""A fitted model: all that evaluation, calibration and export need of it, also of one that was not trained here."""
 
 from __future__ import annotations
 

@@ -178,11 +178,9 @@ def doctor() -> None:
 def demo() -> None:
     """Start a cluster and simulate the whole loop on flights from 2013; deletes any earlier demo."""
     from rayloop.cli.demo import demo_project
-    from rayloop.cli.metrics_config import write_metrics_config
 
     settings = load_settings()
-    local_cluster.start(settings, typer.echo)
-    write_metrics_config(settings)
+    _start(settings)
     run_or_submit("run", demo_project(settings.home), simulate=True, fresh=True)
 
 

@@ -32,12 +32,11 @@ from rayloop.labeling.annotation_store import (
     require_answered,
     store_annotations,
 )
-from rayloop.labeling.key_session import run_session, typed
+from rayloop.labeling.key_session import END_OF_INPUT, is_typed, run_session
 from rayloop.labeling.label_file import read_labels, write_queue
 from rayloop.labeling.label_queue import read_queue
-from rayloop.labeling.label_values import QUIT_KEY
 
-_END_OF_INPUT = "\x04"
+_CONTROL_D, _ESCAPE = "\x04", "\x1b"
 _STORES = ("tracking_uri", "artifact_root", "catalog_uri", "warehouse")
 PrintLine = Callable[[str], None]
 
@@ -98,7 +97,7 @@ class LabelCommand:
         def store(labels: pl.DataFrame) -> None:
             store_annotations(self._tables, self._model, options.labeler, labels)
 
-        keys = not typed(manifest.task)
+        keys = not is_typed(manifest.task)
         try:
             with _single_keys() if keys else nullcontext():
                 read = _read_key if keys else _read_line
@@ -153,8 +152,11 @@ def _single_keys() -> Iterator[None]:
 
 def _read_key() -> str:
     key = sys.stdin.read(1)
-    return QUIT_KEY if key in ("", _END_OF_INPUT) else key
+    # An arrow key is ESC [ A: its last character is no label.
+    if key == _ESCAPE and sys.stdin.read(1) in ("[", "O"):
+        sys.stdin.read(1)
+    return END_OF_INPUT if key == _CONTROL_D else key
 
 
 def _read_line() -> str:
-    return sys.stdin.readline() or QUIT_KEY
+    return sys.stdin.readline()

@@ -17,6 +17,8 @@ from rayloop.labeling.label_values import COMMAND_KEYS, Command, class_keys, for
 _STORE_EVERY = 10
 """Labels after which a session stores them: what a lost terminal costs, and how far back undo reaches."""
 _SHADES = " .:-=+*#%@"
+END_OF_INPUT = ""
+"""What ``read`` returns after the last key: it quits, also where a class has the name of the command."""
 Answer = float | Command
 
 
@@ -72,7 +74,7 @@ def run_session(
         queue: The rows, as ``read_queue`` returns them.
         task: The model's task.
         columns: Its features, for their shapes.
-        read: Returns the next key, or a line where labels are typed (``typed``).
+        read: Returns the next key, or a line where labels are typed (``is_typed``).
         print_line: Shows a line.
         store: Stores labels, ``id`` and ``label``; called every few rows, and at the end, also after an interruption.
 
@@ -109,14 +111,16 @@ def run_session(
     return count
 
 
-def typed(task: Task) -> bool:
+def is_typed(task: Task) -> bool:
     """Whether labels are typed as lines: numbers, and classes for which there are too few keys."""
     return not class_keys(task)
 
 
 def parse_answer(text: str, task: Task) -> Answer | None:
     """Parse a key or a typed line; None if it means nothing."""
-    label = parse_label(text.strip(), task) if typed(task) else class_keys(task).get(text)
+    if text == END_OF_INPUT:
+        return "quit"
+    label = parse_label(text.strip(), task) if is_typed(task) else class_keys(task).get(text)
     if label is not None:
         return label
     return COMMAND_KEYS.get(text.strip())

@@ -8,8 +8,7 @@ from cluster.values import Task
 from deployments.protocol.arrow_columns import MAX_NUMBER
 
 Command = Literal["skip", "undo", "quit"]
-QUIT_KEY = "q"
-COMMAND_KEYS: dict[str, Command] = {"s": "skip", "u": "undo", QUIT_KEY: "quit"}
+COMMAND_KEYS: dict[str, Command] = {"s": "skip", "u": "undo", "q": "quit"}
 _BINARY = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 _KEYS = "123456789abcdefghijklmnoprtvwxyz"
 """Keys for classes whose names are longer; none of them is a command."""

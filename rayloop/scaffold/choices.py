@@ -24,7 +24,7 @@ _REPEATS = 3
 """Rows of an entity on average, from which its past says something."""
 
 Ask = Callable[[str, Sequence[str]], str]
-"""Asks for one of several columns: what for, and the columns. Returns the answer; empty: nobody can be asked."""
+"""Asks for one of several columns: what for, and the columns. Returns the answer; empty without a terminal."""
 
 
 class Answers(NamedTuple):

@@ -112,7 +112,7 @@ def _skills(draft: Draft) -> dict[str, float]:
     choices, profile = draft.choices, draft.profile
     columns = tuple(Column(name=c.name, kind=c.kind) for c in draft.features if c.kind in ("number", "category"))
     labeled = profile.rows.with_columns(_label(profile, choices).alias(LABEL)).drop_nulls(LABEL)
-    examples = labeled.gather_every(max(1, labeled.height // _SKILL_ROWS))
+    examples = labeled.gather_every(max(1, -(-labeled.height // _SKILL_ROWS)))
     return dict(single_skills(Task(kind=choices.task, label=choices.label, classes=choices.classes), columns, examples))
 
 

@@ -207,7 +207,8 @@ def _from_log(context: ProjectContext, where: Where) -> list[Deletion]:
         return [Deletion(answers, 0, f"requests have no column {', '.join(sorted(missing))}")]
     matches = pl.all_horizontal(pl.col(column).is_in(list(values)) for column, values in where.items())
     ids = rows.get_column("id").filter(features.select(matches).to_series().fill_null(False)).unique().to_list()
-    log_tables = [answers, *(name for name in by_id if tables.exists(name))]
+    # The answers last: an erasure that is interrupted finds the ids of the others there when it is repeated.
+    log_tables = [*(name for name in by_id if tables.exists(name)), answers]
     return [_from_table(context, name, {"id": ids}) if ids else Deletion(name, 0) for name in log_tables]
 
 

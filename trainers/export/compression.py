@@ -16,6 +16,7 @@ from trainers.input_spec import InputSpec
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
 from trainers.models import model_builder
+from trainers.trees.parameters import require_module
 
 FINE_TUNING = 0.1
 """Share of the learning rate with which a pruned model is trained, unless ``Prune.lr`` is set."""
@@ -58,13 +59,11 @@ def check_steps(steps: tuple[Compression, ...], spec: ModelSpec, inputs: InputSp
     Raises:
         ProjectError: A model that is to be pruned cannot be pruned, or one of the models is not a module.
     """
-    if steps and not spec.is_module:
-        raise ProjectError("project.compressed_trees", model=spec.name, step=steps[0].description)
     for step in steps:
+        require_module(spec, step)
         if isinstance(step, Distill):
             spec = step.student
-        if not spec.is_module:
-            raise ProjectError("project.compressed_trees", model=spec.name, step=step.description)
+            require_module(spec, step)
         module = model_builder.build(spec, inputs, task)
         if isinstance(step, Prune):
             _prunable(module, spec)

@@ -32,7 +32,7 @@ from trainers.loop.validation import measure, score_rows
 from trainers.loop.worker_group import capacity_warning, run_worker_group, workers_of_one_node
 from trainers.models import model_builder
 from trainers.models.scoring_module import ScoringModule
-from trainers.trees.parameters import check_settings, pooled
+from trainers.trees.parameters import check_settings, pool_workers
 from trainers.trees.tree_model import TreeModel
 
 TRAIN_SAMPLE_ROWS = 50_000
@@ -128,7 +128,7 @@ def fit(
     calibration.require_probabilities(task, config.calibrate)
     if not request.spec.is_module:
         check_settings(request.spec, config)
-        config = pooled(config, workers_of_one_node(config))
+        config = pool_workers(config, workers_of_one_node(config))
     started = time.perf_counter()
     encoded_data = data.encode(request.encoder, task, config.cache_mib)
     model_builder.check(request.spec, encoded_data.inputs, task)

@@ -44,7 +44,7 @@ class Boosting:
         self.parameters: BoostingParameters = parameters_of(spec)
         self._task, self._inputs, self._validation = task, inputs, validation
         build = library_of(spec).booster
-        rows = objectives(task, config, inputs, train)
+        rows = split_objectives(task, config, inputs, train)
         self._boosters: list[Booster] = [build(self.parameters, each, config.seed, config.threads) for each in rows]
         self._logits = np.zeros((len(validation["numbers"]), task.outputs))
         self._scored = 0
@@ -85,7 +85,7 @@ class Boosting:
         return {state_key(i): np.frombuffer(model, np.uint8) for i, model in enumerate(saved)}
 
 
-def objectives(task: Task, config: TrainConfig, inputs: InputSpec, rows: EncodedRows) -> Iterator[BoostingRows]:
+def split_objectives(task: Task, config: TrainConfig, inputs: InputSpec, rows: EncodedRows) -> Iterator[BoostingRows]:
     """The training rows as a library takes them, once for each booster."""
     arrays, labels = {"numbers": rows.numbers, "codes": rows.codes}, rows.labels
     tensor = losses.class_weights(task, config, inputs)

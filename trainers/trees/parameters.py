@@ -136,10 +136,16 @@ def check_settings(
     if tuning and tuning.method == "pbt":
         raise ProjectError("project.setting_not_for_trees", name="method", model=spec.name, value=tuning.method)
     for step in compress:
+        require_module(spec, step)
+
+
+def require_module(spec: ModelSpec, step: Compression) -> None:
+    """Refuse a step to a smaller model that would compress trees, or train them as a student. Raises ProjectError."""
+    if not spec.is_module:
         raise ProjectError("project.compressed_trees", model=spec.name, step=step.description)
 
 
-def pooled(config: TrainConfig, workers: int) -> TrainConfig:
+def pool_workers(config: TrainConfig, workers: int) -> TrainConfig:
     """Settings of the one process that trains trees, with the CPUs and threads of ``workers`` workers."""
     return config.model_copy(
         update={

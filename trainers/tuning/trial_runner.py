@@ -27,7 +27,7 @@ from trainers.loop.train_events import EpochResult, TrainResult
 from trainers.loop.train_spec import TrainSpec
 from trainers.loop.worker_group import gpus_per_worker, run_worker_group, workers_of_one_node
 from trainers.metrics import PrimaryMetric
-from trainers.trees.parameters import pooled
+from trainers.trees.parameters import pool_workers
 from trainers.tuning.search_spaces import decode
 from trainers.tuning.trial import Trial, format_value
 from trainers.tuning.trial_store import TrialStore
@@ -147,7 +147,7 @@ def _run_trial(
         plan = TrialPlan(Trial(number=0, parameters={}), model, config)
     config = plan.config.model_copy(update={"workers": tuning.workers_per_trial, "min_workers": 0})
     if not plan.spec.is_module:
-        config = pooled(config, workers_of_one_node(config))
+        config = pool_workers(config, workers_of_one_node(config))
     spec = TrainSpec(plan.spec, config, spec.task, spec.inputs)
     result = (_train_on_workers if tuning.workers_per_trial > 1 else _train_here)(spec, encoded_data, plan)
     if plan.pause_after:

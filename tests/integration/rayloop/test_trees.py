@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -16,20 +13,10 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import GateReport
 from features.manifest import Manifest
+from tests.factories.rayloop.command import rayloop
 
 FACTORIES = Path(__file__).parents[2] / "factories" / "rayloop"
-LIMIT_S = 600
 PARAMETERS = {"rounds": 20, "learning_rate": 0.2, "num_leaves": 15}
-
-
-def rayloop(settings: Settings, folder: Path, *words: str) -> str:
-    environment = {**os.environ, **settings.environment()}
-    process = subprocess.run(
-        [sys.executable, "-m", "rayloop", *words],
-        env=environment, capture_output=True, text=True, cwd=folder, timeout=LIMIT_S, check=False,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stdout[-6000:] + process.stderr[-2000:]
-    return process.stdout
 
 
 def _project() -> str:

@@ -34,11 +34,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def nobody(what: str, columns: Sequence[str]) -> str:
+def no_terminal(what: str, columns: Sequence[str]) -> str:
     return ""
 
 
-def write(name: str, frame: pl.DataFrame, answers: Answers = NOTHING, ask: Ask = nobody) -> None:
+def write(name: str, frame: pl.DataFrame, answers: Answers = NOTHING, ask: Ask = no_terminal) -> None:
     """Write a table and its project."""
     frame.write_parquet(f"{name}.parquet")
     init_project(name, f"{name}.parquet", answers, ask, lambda line: None)
@@ -54,7 +54,7 @@ def load(name: str) -> Project:
 def test_project_of_a_table_from_a_package_is_sound_and_passes_ruff(name: str, folder: Path) -> None:
     table = TABLES[name]
     path = table.write(folder, name)
-    init_project(name, str(path), Answers(**table.options), nobody, lambda line: None)
+    init_project(name, str(path), Answers(**table.options), no_terminal, lambda line: None)
     sys.modules.pop(name, None)
     report = judge_project(f"{name}.project")
     assert report.errors == 0, report.lines()
@@ -184,7 +184,7 @@ def test_table_that_cannot_be_read_is_refused(name: str, file: str, code: str, f
     (folder / "rows.csv").write_text("a,b\n")
     (folder / "rows.txt").write_text("a,b\n")
     with raises(ProjectError if code.startswith("project") else DataError, code):
-        init_project(name, file, Answers(), nobody, lambda line: None)
+        init_project(name, file, Answers(), no_terminal, lambda line: None)
 
 
 def test_command_takes_options_without_a_terminal(folder: Path) -> None:

@@ -150,7 +150,7 @@ def test_exported_weights_equal_state(exported: tuple[FitResult, Path]) -> None:
     assert all(np.array_equal(loaded[name], value) for name, value in result.state.items())
 
 
-def test_save_model_writes_the_graph_of_a_model_that_nobody_trained(
+def test_save_model_writes_the_graph_of_a_model_that_was_not_trained_here(
     exported: tuple[FitResult, Path], tmp_path: Path
 ) -> None:
     result, folder = exported

@@ -23,7 +23,7 @@ from trainers.models.parameters import check_parameters
 from trainers.trees.early_stopping import EarlyStopping
 from trainers.trees.forest import float32_below
 from trainers.trees.libraries import library_of
-from trainers.trees.parameters import check_settings, parameters_of, pooled
+from trainers.trees.parameters import check_settings, parameters_of, pool_workers
 
 LIGHTGBM = ModelSpec(build="lightgbm")
 
@@ -147,7 +147,7 @@ def test_library_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_pooled_process_has_the_cpus_and_threads_of_all_workers() -> None:
-    config = pooled(TrainConfig(workers=4, threads=2, cpus_per_worker=1.5), 3)
+    config = pool_workers(TrainConfig(workers=4, threads=2, cpus_per_worker=1.5), 3)
     assert (config.workers, config.threads, config.cpus_per_worker, config.gpu) == (1, 6, 4.5, False)
 
 
