@@ -75,6 +75,13 @@ def test_interrupted_session_stores_what_was_given() -> None:
     assert terminal.stored == [{"a": 1.0, "b": 0.0}]
 
 
+def test_end_of_input_quits_where_a_class_is_named_like_the_command() -> None:
+    letters = Task(kind="multiclass", label="letter", classes=("q", *(f"class {i}" for i in range(40))))
+    terminal = Terminal("q\n", "")
+    assert terminal.label(letters, "a", "b", "c") == 1
+    assert terminal.stored == [{"a": 0.0}]
+
+
 def test_labels_that_could_not_be_stored_are_tried_again_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, tries = Terminal(*"0" * 12), list[int]()
 
