@@ -23,11 +23,17 @@ PATIENCE = 50
 
 
 class BoostingParameters(Frozen):
-    """Parameters that every library of boosted trees has."""
+    """Parameters that every library of boosted trees has.
+
+    Rows and columns are sampled (``subsample``, ``colsample_bytree``); the libraries themselves use all of them.
+    """
 
     rounds: int = Field(default=1000, ge=1)
     """Most boosting rounds; the validation rows decide how many the model keeps."""
     learning_rate: float = Field(default=0.05, gt=0)
+    subsample: float = Field(default=0.8, gt=0, le=1)
+    colsample_bytree: float = Field(default=0.8, gt=0, le=1)
+    reg_alpha: float = Field(default=0.0, ge=0)
 
     @property
     def block(self) -> int:
@@ -42,16 +48,13 @@ class BoostingParameters(Frozen):
 
 class LightgbmParameters(BoostingParameters):
     """Parameters of LightGBM (https://lightgbm.readthedocs.io/en/stable/Parameters.html, by the names of its
-    scikit-learn API); the defaults differ from LightGBM's in ``subsample`` and ``colsample_bytree``, which are 1."""
+    scikit-learn API)."""
 
     num_leaves: int = Field(default=31, ge=2)
     max_depth: int = Field(default=-1, ge=-1)
     min_child_samples: int = Field(default=20, ge=0)
     min_child_weight: float = Field(default=1e-3, ge=0)
     min_split_gain: float = Field(default=0.0, ge=0)
-    subsample: float = Field(default=0.8, gt=0, le=1)
-    colsample_bytree: float = Field(default=0.8, gt=0, le=1)
-    reg_alpha: float = Field(default=0.0, ge=0)
     reg_lambda: float = Field(default=0.0, ge=0)
     max_bin: int = Field(default=255, ge=2)
     cat_smooth: float = Field(default=10.0, ge=0)
@@ -62,16 +65,12 @@ class LightgbmParameters(BoostingParameters):
 
 
 class XgboostParameters(BoostingParameters):
-    """Parameters of XGBoost (https://xgboost.readthedocs.io/en/stable/parameter.html); the defaults differ from
-    XGBoost's in ``subsample`` and ``colsample_bytree``, which are 1."""
+    """Parameters of XGBoost (https://xgboost.readthedocs.io/en/stable/parameter.html)."""
 
     max_depth: int = Field(default=6, ge=0)
     max_leaves: int = Field(default=0, ge=0)
     min_child_weight: float = Field(default=1.0, ge=0)
     gamma: float = Field(default=0.0, ge=0)
-    subsample: float = Field(default=0.8, gt=0, le=1)
-    colsample_bytree: float = Field(default=0.8, gt=0, le=1)
-    reg_alpha: float = Field(default=0.0, ge=0)
     reg_lambda: float = Field(default=1.0, ge=0)
     max_bin: int = Field(default=256, ge=2)
     max_cat_threshold: int = Field(default=64, ge=1)
