@@ -38,17 +38,20 @@ def ratio_lower_bound(above: MeanEstimate, below: MeanEstimate, alpha: float, co
     rows = min(above.rows, below.rows)
     if rows < 2:
         return 0.0
+    if not (above.value > 0 and below.value > 0):
+        return math.nan if math.isnan(above.value + below.value) else 0.0
     z2 = float(stdtrit(rows - 1, 1 - alpha)) ** 2
-    a = below.value**2 - z2 * below.variance
-    b = above.value * below.value - z2 * covariance
-    c = above.value**2 - z2 * above.variance
+    # Relative to the means, because products of two tiny means round to 0.
+    a = 1 - z2 * below.variance / below.value / below.value
+    b = 1 - z2 * covariance / above.value / below.value
+    c = 1 - z2 * above.variance / above.value / above.value
     if math.isnan(a + b + c):
         return math.nan
     # With a <= 0 the denominator may be 0, with c <= 0 the numerator may be: nothing above 0 is proven.
     if a <= 0 or c <= 0:
         return 0.0
     # Negative only by rounding, when one mean is a multiple of the other row by row.
-    return max(0.0, (b - math.sqrt(max(0.0, b**2 - a * c))) / a)
+    return max(0.0, (b - math.sqrt(max(0.0, b**2 - a * c))) / a) * above.value / below.value
 
 
 def unpaired_lower_bound(above: np.ndarray, below: np.ndarray, alpha: float) -> float:
