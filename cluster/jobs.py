@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from shlex import join
@@ -107,6 +108,20 @@ def job_state(settings: Settings, job: str) -> str:
         return outcome(settings, job)[0].lower()
     except RuntimeError:
         return ""
+
+
+def run_time(settings: Settings, job: str) -> tuple[str, str, float]:
+    """Return how a job goes: "running" until it ends, Ray's message, and the minutes that it ran.
+
+    A job that the cluster does not know, as after the loss of its head, is "unknown".
+    """
+    try:
+        details = client(settings).get_job_info(job)
+    except RuntimeError:
+        return "unknown", "", 0.0
+    state = str(details.status.value).lower() if details.status.is_terminal() else "running"
+    ended_at = details.end_time or 1_000 * time.time()
+    return state, str(details.message or ""), max(0.0, ended_at - (details.start_time or ended_at)) / 60_000
 
 
 def exit_code(settings: Settings, job: str) -> int:

@@ -74,6 +74,11 @@ Monitoring:
     LogAnalysisPolicy: How logged rows are analyzed when a window closes.
     NotificationTarget: Where notifications go.
 
+Retraining:
+    Cron: Retrain on a schedule, by local time.
+    OnRows: Retrain when rows have landed.
+    OnLabels: Retrain when labels have arrived.
+
 Names are loaded at their first use: importing torch and scipy takes seconds, which `rayloop abort` cannot spare.
 """
 

@@ -34,6 +34,9 @@ from features.split import TimeSplit as TimeSplit
 from monitoring.drift_policy import DriftPolicy as DriftPolicy
 from monitoring.drift_policy import LogAnalysisPolicy as LogAnalysisPolicy
 from monitoring.drift_policy import NotificationTarget as NotificationTarget
+from monitoring.retraining.triggers import Cron as Cron
+from monitoring.retraining.triggers import OnLabels as OnLabels
+from monitoring.retraining.triggers import OnRows as OnRows
 from monitoring.statistics.drift_reference import MonitoredColumn as MonitoredColumn
 from rayloop.project import Period as Period
 from rayloop.project import Project as Project

@@ -23,6 +23,7 @@ from features.outcomes import LabelWithin
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split
 from monitoring.drift_policy import DriftPolicy
+from monitoring.retraining.triggers import OnRows, RetrainPolicy, Trigger
 from rayloop.module_shadowing import hiding_module
 from trainers import metrics
 from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneConfig
@@ -38,6 +39,27 @@ class Retrain:
 
     holdout: timedelta = timedelta(days=14)
     """Length of the newest span, held out for the gate, and of the span before it, for validation."""
+    on: tuple[Trigger, ...] = ()
+    """What starts a retraining apart from alarms and commands: Cron, OnRows, OnLabels."""
+    max_runs: int | None = None
+    """Retrains per ``budget_period`` that start by triggers and alarms together; None: no limit."""
+    max_minutes: float | None = None
+    """Minutes of retraining jobs per ``budget_period`` after which no other one starts; None: no limit."""
+    budget_period: timedelta = timedelta(days=7)
+    """Time in which ``max_runs`` and ``max_minutes`` hold, by the clock."""
+
+    @property
+    def policy(self) -> RetrainPolicy:
+        """Triggers and budget, as the monitor follows them."""
+        return RetrainPolicy(
+            on=self.on,
+            max_runs=self.max_runs,
+            max_minutes=self.max_minutes,
+            period_s=self.budget_period.total_seconds(),
+        )
+
+    def __post_init__(self) -> None:
+        _ = self.policy
 
 
 @dataclass(frozen=True)
@@ -134,6 +156,7 @@ class Project:
         self._require_metrics()
         self._require_parameters()
         self._require_segments()
+        self._require_trigger_sources()
         if self.simulation is not None and isinstance(self.examples.label, LabelWithin):
             raise ProjectError("project.simulation_label", project=self.name)
 
@@ -149,6 +172,14 @@ class Project:
         unknown = sorted(set(segments) - {c.name for c in self.features.available_columns if c.kind == "category"})
         if unknown:
             raise ProjectError("project.unknown_segment", project=self.name, columns=unknown)
+
+    def _require_trigger_sources(self) -> None:
+        declared = [source.name for source in self.sources]
+        for trigger in self.retrain.on:
+            if isinstance(trigger, OnRows) and trigger.source and trigger.source not in declared:
+                raise ProjectError(
+                    "project.unknown_trigger_source", project=self.name, source=trigger.source, declared=declared
+                )
 
     def _require_gate_columns(self) -> None:
         """Refuse slices and groups that are not in the training frame, before anything is trained."""

@@ -11,6 +11,7 @@ from cluster.values import Frozen, stored_name
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding, WindowQuality
 from monitoring.detection.detector import WindowResult
 from monitoring.drift_policy import DriftPolicy
+from monitoring.retraining.retrain_gain import WindowGain
 
 MAX_ANALYSES = 100
 """Analyses that are kept."""
@@ -33,6 +34,8 @@ class SchedulerState(Frozen):
     """Newest window of each kind of finding, seconds since the epoch."""
     ordinary: tuple[float, ...] = ()
     """AUCs of the reference's own runs."""
+    gains: tuple[WindowGain, ...] = ()
+    """Newest losses of each window of retrained versions, against those of the versions that they replaced."""
 
 
 class AnalysisScheduler:
@@ -74,7 +77,9 @@ class AnalysisScheduler:
         self.finish(request)
         newest = {(q.version, q.window, q.segment): q for q in (*self.state.quality, *result.quality)}
         ordered = sorted(newest.values(), key=lambda q: q.window)[-MAX_QUALITY:]
+        gains = {(gain.version, gain.window): gain for gain in (*self.state.gains, *result.gains)}
         self._set(
+            gains=tuple(sorted(gains.values(), key=lambda gain: gain.window)[-MAX_QUALITY:]),
             analyses=(*self.state.analyses, _compact(result))[-MAX_ANALYSES:],
             quality=_with_estimates(ordered, self.state.quality),
             ordinary=result.multivariate.ordinary if result.multivariate else request.ordinary,
@@ -109,7 +114,7 @@ def _compact(result: AnalysisResult) -> AnalysisResult:
         name: segment.model_copy(update={"columns": {column: segment.columns[column] for column in segment.drifted}})
         for name, segment in result.segments.items()
     }
-    return result.model_copy(update={"quality": (), "multivariate": multivariate, "segments": segments})
+    return result.model_copy(update={"quality": (), "gains": (), "multivariate": multivariate, "segments": segments})
 
 
 def _with_estimates(quality: Sequence[WindowQuality], before: Sequence[WindowQuality]) -> tuple[WindowQuality, ...]:

@@ -30,6 +30,7 @@ from monitoring.performance import estimator as performance
 from monitoring.performance.estimate_intervals import WindowEstimate
 from monitoring.performance.estimator import Metrics, PerformanceEstimator
 from monitoring.performance.loss_bounds import LabeledLoss, LossBounds, bound_loss, is_worse, ordinary_loss
+from monitoring.retraining.retrain_gain import WindowGain
 from monitoring.samples.logged_rows import LoggedRows
 
 MAX_NAMED_COLUMNS = 3
@@ -121,6 +122,8 @@ class AnalysisResult(Frozen):
     quality: tuple[WindowQuality, ...] = ()
     label_candidates: Annotated[tuple[LabelCandidate, ...], stored_name("label_candidates", "wanted")] = ()
     findings: tuple[Finding, ...] = ()
+    gains: tuple[WindowGain, ...] = ()
+    """Of a retrained version: losses of each window, against the version that it replaced."""
     faults: tuple[str, ...] = ()
     """Parts that could not be analyzed, and why."""
 

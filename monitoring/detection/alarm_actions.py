@@ -72,6 +72,8 @@ class AlarmResponder:
         sink: NotificationSink | None,
         save: Callable[[], None],
         count: Callable[..., None],
+        withhold: Callable[[], str] = lambda: "",
+        on_retrain: Callable[[AlarmEntry], None] = lambda entry: None,
     ) -> None:
         """Start with an empty journal.
 
@@ -80,6 +82,8 @@ class AlarmResponder:
             sink: Sends notifications; None sends none.
             save: Writes all state to disk.
             count: Counts an event, with an error where there is one.
+            withhold: Why no alarm may start a retraining now; "" when one may.
+            on_retrain: Called with the entry of each retraining that was submitted, or failed to be.
         """
         self.journal: list[AlarmEntry] = []
         self.actions: tuple[ActionRecord, ...] = ()
@@ -87,6 +91,7 @@ class AlarmResponder:
         self._sink = sink
         self._save = save
         self._count = count
+        self._withhold, self._on_retrain = withhold, on_retrain
 
     def respond(self, policy: DriftPolicy, alarm: Alarm) -> None:
         """Journal the alarm, then act on it as the policy says and its limits allow."""
@@ -94,6 +99,8 @@ class AlarmResponder:
         configured_action = policy.action_on(alarm.kind)
         action: Action = configured_action if configured_action in self._handlers else "notify"
         suppressed = "" if action == "notify" else suppression_reason(policy, self.actions, action, alarm.window)
+        if action == "retrain" and not suppressed:
+            suppressed = self._withhold()
         if action != "notify" and not suppressed:
             self.actions = record_action(policy, self.actions, action, alarm.window)
         entry = AlarmEntry(
@@ -147,6 +154,8 @@ class AlarmResponder:
             finished_entry = entry.model_copy(update={"outcome": f"{type(error).__name__}: {error}", "failed": True})
             self._count("failures", finished_entry.outcome)
         self.journal[self.journal.index(entry)] = finished_entry
+        if entry.action == "retrain":
+            self._on_retrain(finished_entry)
         self._save()
         return finished_entry
 

@@ -41,6 +41,7 @@ def render_report(report: MonitoringReport) -> str:
         traffic_section(report),
         _rollouts(report),
         _events(report),
+        _retraining(report),
         _versions(report),
         _cost(report),
         _timings(report),
@@ -159,15 +160,41 @@ def _describe(decision: Decision) -> str:
     return _DECISIONS[decision.action].format(new=", ".join(decision.challengers), old=decision.champion)
 
 
+def _retraining(report: MonitoringReport) -> str:
+    if not report.retraining:
+        return section("Retraining", "", empty_note("No trigger or alarm has started a retraining."))
+    rows = [
+        (format_utc(e.at), e.event, e.reason, e.by or e.job, e.outcome or ("running" if e.in_progress else ""))
+        for e in report.retraining
+    ]
+    caption = "What triggers and alarms started, what did not start in time or within the budget, and who paused it."
+    listed = table(("time (UTC)", "event", "reason", "by", "outcome"), rows)
+    return section("Retraining", caption, join([listed, _gains(report)]))
+
+
+def _gains(report: MonitoringReport) -> str:
+    """What each retrained version gained, on the labeled rows that it answered after its promotion."""
+    if not report.gains:
+        return empty_note("No retrained version has been promoted and received labels since.")
+    rows = [
+        (f"v{g.version}", format_utc(g.promoted), f"{g.rows:,}", figure(g.loss), f"v{g.replaced}",
+         figure(g.replaced_loss), figure(g.low), figure(g.high))
+        for g in report.gains
+    ]  # fmt: skip
+    names = ("retrained", "promoted (UTC)", "labeled rows", "loss", "replaced", "its loss", "difference from", "to")
+    return table(names, rows)
+
+
 def _versions(report: MonitoringReport) -> str:
     if not report.versions:
         return section("Versions", "", empty_note("No version is registered."))
     metrics = list(dict.fromkeys(name for row in report.versions for name in row.metrics))
     rows = [
-        (f"v{v.version}", v.role, v.trained_on, *(figure(v.metrics.get(m)) for m in metrics)) for v in report.versions
+        (f"v{v.version}", v.role, v.trained_on, v.because, *(figure(v.metrics.get(m)) for m in metrics))
+        for v in report.versions
     ]
     caption = "Each version on its own held-out rows: metrics compare only where these are the same."
-    return section("Versions", caption, table(("version", "role", "trained on", *metrics), rows))
+    return section("Versions", caption, table(("version", "role", "trained on", "retrained because", *metrics), rows))
 
 
 def _cost(report: MonitoringReport) -> str:

@@ -10,6 +10,8 @@ from cluster.values import Alarm, Decision, Frozen
 from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import WindowResult
 from monitoring.export.cost import UsageTotals
+from monitoring.retraining.decision import RetrainEntry
+from monitoring.retraining.retrain_gain import RetrainGain
 
 
 class MetricHistory(Frozen):
@@ -53,6 +55,8 @@ class VersionRow(Frozen):
     version: str
     role: str
     trained_on: str
+    because: str = ""
+    """Why it was retrained; empty for a version that was trained by hand."""
     metrics: dict[str, float]
 
 
@@ -79,5 +83,9 @@ class MonitoringReport(Frozen):
     cost: ModelCost | None = None
     rollouts: tuple[RolloutHistory, ...] = ()
     versions: tuple[VersionRow, ...] = ()
+    retraining: tuple[RetrainEntry, ...] = ()
+    """Runs by triggers and alarms, what was missed or withheld, pauses; oldest first."""
+    gains: tuple[RetrainGain, ...] = ()
+    """What retrained versions gained over those that they replaced."""
     timings: dict[str, float] = Field(default_factory=dict)
     """Wall-clock seconds of each stage."""

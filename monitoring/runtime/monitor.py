@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from cluster.errors import DataError
@@ -25,6 +25,8 @@ from monitoring.export import metric_definitions as metrics
 from monitoring.export.cost import ResourcePrices, UsageTotals, total_cost
 from monitoring.export.metric_definitions import MetricValue
 from monitoring.export.prometheus import MetricsExporter
+from monitoring.retraining.retrain_scheduler import FactsReader, RetrainScheduler, ScheduleStatus, Submit
+from monitoring.retraining.triggers import RetrainPolicy
 from monitoring.runtime.state_store import MonitorState, MonitorStore
 
 EARLIEST_S = -6e10
@@ -61,6 +63,9 @@ class DriftMonitor:
         runner: AnalysisRunner | None = None,
         sink: NotificationSink | None = None,
         prices: ResourcePrices | None = None,
+        reader: FactsReader | None = None,
+        submit: Submit | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Continue from the files of ``store``, or start without a version.
 
@@ -72,6 +77,9 @@ class DriftMonitor:
             runner: Runs analyses of logged rows; None: there are none.
             sink: Sends notifications; None sends none.
             prices: Prices of resources; None: everything is free.
+            reader: Reads what triggers of retraining depend on; None: only alarms retrain.
+            submit: Submits the job of a retraining that a trigger starts.
+            clock: Seconds since the epoch, for the triggers of retraining.
         """
         self.model = model
         self._store = store
@@ -80,7 +88,15 @@ class DriftMonitor:
         self._prices = prices or ResourcePrices()
         self._tracker = DriftTracker(model)
         self._scheduler = AnalysisScheduler()
-        self._responder = AlarmResponder(handlers or {}, sink, self._save, self._count)
+        self._retraining = RetrainScheduler(reader, submit, self._save, self._count, clock)
+        self._responder = AlarmResponder(
+            handlers or {},
+            sink,
+            self._save,
+            self._count,
+            self._retraining.suppression,
+            self._retraining.record_alarm,
+        )
         self._running: AnalysisRequest | None = None
         self._analysis_started_at = -math.inf
         self._counters: dict[str, int] = {}
@@ -163,6 +179,25 @@ class DriftMonitor:
         self._save()
         self._store.delete_other_references(version)
 
+    def schedule(self, policy: RetrainPolicy) -> None:
+        """Retrain by these triggers, within this budget, from now on. The same call again changes nothing."""
+        self._retraining.follow(policy)
+
+    def pause_retraining(self, by: str, reason: str) -> ScheduleStatus:
+        """Start no retraining, whatever the trigger, until ``resume_retraining``."""
+        self._retraining.pause(by, reason)
+        return self.schedule_status()
+
+    def resume_retraining(self, by: str, reason: str) -> ScheduleStatus:
+        """Start retraining again when it is due."""
+        self._retraining.resume(by, reason)
+        return self.schedule_status()
+
+    def schedule_status(self) -> ScheduleStatus:
+        """Triggers, runs and budget of retraining, for people."""
+        self._collect()
+        return self._retraining.status(self.model, self._scheduler.state.gains)
+
     def close(self, before_s: float) -> int:
         """Close every window that ends at ``before_s`` or earlier. Returns how many closed."""
         return self._close(self._tracker.windows.ending_by(self.version, before_s, self.policy))
@@ -191,6 +226,7 @@ class DriftMonitor:
             "cost": total_cost(self._usage, self._prices),
             "counters": dict(self._counters),
             "rows_since_start": self._rows,
+            "retraining": self._retraining.status(self.model, self._scheduler.state.gains).model_dump(mode="json"),
             "last_error": self._last_error,
         }
 
@@ -228,6 +264,7 @@ class DriftMonitor:
     def _collect(self) -> None:
         """Add what has ended elsewhere, and start the analysis that is due."""
         self._responder.collect_deliveries()
+        self._retraining.tick()
         runner, settings = self._runner, self.policy.log_analysis
         if runner is None:
             return
@@ -311,6 +348,8 @@ class DriftMonitor:
             usage=self._usage,
             tags=self._tags,
             counters=self._counters,
+            retrain_policy=self._retraining.policy,
+            retraining=self._retraining.state,
         )
         try:
             self._store.save(state)
@@ -336,6 +375,8 @@ class DriftMonitor:
         self._tracker, self._scheduler = tracker, AnalysisScheduler(state.scheduler)
         self._counters = dict(state.counters)
         self._usage, self._tags = state.usage, dict(state.tags)
+        self._retraining.policy, self._retraining.state = state.retrain_policy, state.retraining
         self._responder.journal, self._responder.actions = list(state.journal), state.actions
         self._responder.resume(self.policy)
+        self._retraining.resume_after_crash()
         self._show_again()

@@ -25,7 +25,10 @@ from monitoring.drift_policy import Action, DriftPolicy
 from monitoring.export.cost import ResourcePrices
 from monitoring.export.prometheus import PrometheusExporter
 from monitoring.export.ray_metrics import RayMetricsExporter
+from monitoring.retraining.retrain_scheduler import ScheduleStatus
+from monitoring.retraining.triggers import RetrainPolicy
 from monitoring.runtime.analysis_task import RayAnalysisRunner
+from monitoring.runtime.facts_reader import RetrainHandlers, ThreadFactsReader
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import MonitorStore
 
@@ -46,6 +49,7 @@ class DriftMonitorActor:
         handlers: Mapping[Action, AlarmAction],
         analyze: Callable[[AnalysisRequest], AnalysisResult] | None,
         metrics_port: int | None,
+        retraining: RetrainHandlers | None = None,
     ) -> None:
         """Continue from the files of an earlier process, if there are any; arguments as in ``start_monitor``."""
         self._registry = Registry(settings)
@@ -60,6 +64,8 @@ class DriftMonitorActor:
             RayAnalysisRunner(analyze) if analyze else None,
             Notifier(),
             ResourcePrices(cpu=settings.price_cpu_hour, gpu=settings.price_gpu_hour, gib=settings.price_gib_hour),
+            ThreadFactsReader(retraining.read) if retraining else None,
+            retraining.submit if retraining else None,
         )
 
     def observe(self, version: str, window_s: float, profile: bytes) -> None:
@@ -73,6 +79,18 @@ class DriftMonitorActor:
 
     def watch(self, version: str, reference: bytes, policy: DriftPolicy, tags: Mapping[str, str] | None = None) -> None:
         self._monitor.watch(version, reference, policy, tags)
+
+    def schedule(self, policy: RetrainPolicy) -> None:
+        self._monitor.schedule(policy)
+
+    def pause_retraining(self, by: str, reason: str) -> ScheduleStatus:
+        return self._monitor.pause_retraining(by, reason)
+
+    def resume_retraining(self, by: str, reason: str) -> ScheduleStatus:
+        return self._monitor.resume_retraining(by, reason)
+
+    def schedule_status(self) -> ScheduleStatus:
+        return self._monitor.schedule_status()
 
     def close(self, before_s: float) -> int:
         return self._monitor.close(before_s)
@@ -117,6 +135,7 @@ def start_monitor(
     handlers: Mapping[Action, AlarmAction] | None = None,
     analyze: Callable[[AnalysisRequest], AnalysisResult] | None = None,
     metrics_port: int | None = 0,
+    retraining: RetrainHandlers | None = None,
 ) -> ActorHandle[Any]:
     """Return the model's monitor; start it when there is none. It outlives its creator and restarts when it dies.
 
@@ -127,7 +146,8 @@ def start_monitor(
         analyze: Analysis of logged rows, run as a Ray task; None: there is none.
         metrics_port: Port at which the actor answers Prometheus on its own machine; 0 a free one (``status`` has the
             address), None for no endpoint.
+        retraining: What triggers of retraining need; None: only alarms retrain.
     """
     return get_or_create(
-        monitor_actor(model), DriftMonitorActor, settings, model, handlers or {}, analyze, metrics_port
+        monitor_actor(model), DriftMonitorActor, settings, model, handlers or {}, analyze, metrics_port, retraining
     )

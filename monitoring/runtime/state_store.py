@@ -28,6 +28,8 @@ from monitoring.detection.alarm_actions import ActionRecord, AlarmEntry
 from monitoring.detection.detector import DetectorState, WindowResult
 from monitoring.drift_policy import DriftPolicy
 from monitoring.export.cost import UsageTotals
+from monitoring.retraining.decision import RetrainState
+from monitoring.retraining.triggers import RetrainPolicy
 
 STATE = "state.json"
 UNREADABLE = "state.json.unreadable"
@@ -39,7 +41,7 @@ _log = logging.getLogger(__name__)
 class MonitorState(Stored, stored_as="monitor state"):
     """Everything a monitor needs to continue. Serialization aliases are the names on disk, which do not change.
 
-    Version 3 adds the weights of the policy, what an alarm spent, and intervals of estimates.
+    Version 3 adds the weights of the policy, what an alarm spent, intervals of estimates, and retraining.
     """
 
     schema_version: int = Field(default=3, ge=1)
@@ -58,6 +60,8 @@ class MonitorState(Stored, stored_as="monitor state"):
     usage: Annotated[UsageTotals, stored_name("usage", "used")] = UsageTotals()
     tags: dict[str, str] = Field(default_factory=dict)
     counters: dict[str, int] = Field(default_factory=dict)
+    retrain_policy: RetrainPolicy = RetrainPolicy()
+    retraining: RetrainState = RetrainState()
 
 
 class MonitorStore:

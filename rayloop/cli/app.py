@@ -164,6 +164,30 @@ def status() -> None:
 
 
 @app.command()
+def schedule(
+    model: Annotated[str, typer.Argument(help="Name of the model; all models without it")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, with the journal")] = False,
+    pause: Annotated[bool, typer.Option("--pause", help="Start no retraining of the model until --resume")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Start retraining again when it is due")] = False,
+    by: Annotated[str, typer.Option(help="Who pauses or resumes; for the journal")] = "",
+    reason: Annotated[str, typer.Option(help="Why; for the journal")] = "",
+) -> None:
+    """Show what retrains each model: triggers, next and last runs, what was missed, what the budget leaves."""
+    if (pause or resume) and (not (model and by.strip()) or pause == resume or as_json):
+        raise RayloopError("rayloop.schedule_options")
+    settings = load_settings()
+    words = [model] if model else []
+    if submit_outside(settings, "schedule", *words, json=as_json, pause=pause, resume=resume, by=by, reason=reason):
+        return
+    from rayloop.cli.schedule_command import change_schedule, show_schedules
+
+    if pause or resume:
+        change_schedule(settings, model, "pause" if pause else "resume", by.strip(), reason, typer.echo)
+    else:
+        show_schedules(settings, model, as_json, typer.echo)
+
+
+@app.command()
 def doctor() -> None:
     """Diagnose problems with the machine, the stores and the cluster."""
     settings = load_settings()

@@ -9,6 +9,7 @@ from cluster.errors import ProjectError, VersionNotFound
 from rayloop.context import ProjectContext
 from rayloop.report import report_data
 from rayloop.report.run_summary import print_summary
+from rayloop.retraining.retrain_gains import RETRAINED_BECAUSE
 from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, feature_data
 from rayloop.stages.candidate import Recipe
@@ -88,7 +89,7 @@ def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
     require_same_settings(context)
     context.progress(f"retraining {context.project.name} on the data known at {until:%Y-%m-%d %H:%M}: {reason}")
     candidate = retrain_champion(context, until)
-    context.registry.set_tag(candidate.version, "rayloop.retrained_because", reason)
+    context.registry.set_tag(candidate.version, RETRAINED_BECAUSE, reason)
     release(context, candidate.version)
 
 

@@ -21,7 +21,9 @@ from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout.serve_details import DeploymentStatus, deployment_statuses
 from deployments.rollout.state_machine import RolloutState, format_due, format_versions
 from deployments.rollout_policy import DAY_S
+from monitoring.retraining.retrain_scheduler import ScheduleStatus
 from rayloop.cli.rollout_commands import rollout_summary
+from rayloop.cli.schedule_command import describe_run
 from rayloop.served_models import list_models
 from rayloop.stages.alarm_jobs import JOB_ACTIONS, describe_job
 
@@ -99,11 +101,25 @@ def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str
         yield f"  analyzed {analysis['rows']:,} rows{auc}: {', '.join(kinds) or 'no findings'}"
     if (estimate := status["estimate"]) is not None:
         yield f"  estimated without labels: {_describe_estimate(estimate)}"
+    yield from _describe_retraining(ScheduleStatus.model_validate(status["retraining"]))
     if status["last_error"]:
         yield f"  last failure: {status['last_error']}"
     if requests := status["used"]["requests"]:
         tags = ", ".join(f"{name} {value}" for name, value in status["tags"].items())
         yield f"  cost: {status['cost']:.4g} for {requests:,} requests" + (f" ({tags})" if tags else "")
+
+
+def _describe_retraining(status: ScheduleStatus) -> Iterator[str]:
+    """Only what someone should know: all of it is in ``rayloop schedule``."""
+    if status.paused is not None:
+        yield f"  retraining: paused by {status.paused.by}: {status.paused.reason}"
+    coming = [trigger.next or f"{trigger.trigger} ({trigger.progress})" for trigger in status.triggers]
+    if coming and status.paused is None:
+        yield f"  retraining: next {', '.join(coming)}"
+    if status.last is not None:
+        yield f"  last retraining: {describe_run(status.last)}"
+    if status.gains:
+        yield f"  gain of retraining: {status.gains[-1]}"
 
 
 def recent_alarms(alarms: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -29,10 +29,12 @@ from monitoring.export.cost import UsageTotals
 from monitoring.report import schema
 from monitoring.report.feature_pages import render_catalog, render_skew
 from monitoring.report.page import render_report
+from monitoring.retraining.retrain_scheduler import ScheduleStatus
 from rayloop.context import ProjectContext
 from rayloop.label_delay import describe_path, find_label_delay, rollout_policy
 from rayloop.labeling.annotation_store import measure_labelers
 from rayloop.report import catalog_data
+from rayloop.retraining.retrain_gains import RETRAINED_BECAUSE
 from rayloop.stages import skew_check
 from rayloop.stages.alarm_jobs import describe_job
 from rayloop.stages.baselines import BaselineResults
@@ -77,6 +79,7 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> schema.
     held_out = _held_out(context, versions)
     live = _live_quality(context)
     monitor = find_actor(names.monitor_actor(name))
+    schedule: ScheduleStatus | None = get_result(monitor.schedule_status.remote()) if monitor else None
     analyses: SchedulerState = get_result(monitor.analyses.remote()) if monitor else SchedulerState()
     return schema.MonitoringReport(
         model=name,
@@ -91,6 +94,8 @@ def build_report(context: ProjectContext, baselines: BaselineResults) -> schema.
         cost=_cost(monitor) if monitor else None,
         rollouts=_rollouts(context),
         versions=tuple(_version(context, v) for v in versions),
+        retraining=schedule.journal if schedule else (),
+        gains=schedule.gains if schedule else (),
         timings=context.progress.seconds,
     )
 
@@ -242,5 +247,9 @@ def _version(context: ProjectContext, version: ModelVersion) -> schema.VersionRo
     metrics = json.loads(version.tags.get("rayloop.summary", "{}"))
     role = "champion" if champion and champion.version == version.version else ""
     return schema.VersionRow(
-        version=version.version, role=role, trained_on=version.tags.get("rayloop.snapshot", ""), metrics=metrics
+        version=version.version,
+        role=role,
+        trained_on=version.tags.get("rayloop.snapshot", ""),
+        because=version.tags.get(RETRAINED_BECAUSE, ""),
+        metrics=metrics,
     )

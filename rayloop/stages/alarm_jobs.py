@@ -1,4 +1,4 @@
-"""The Ray jobs that an alarm starts: a retraining or a rollback."""
+"""The Ray jobs that an alarm starts, a retraining or a rollback, and those of triggers of retraining."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.values import Alarm
 from monitoring.detection.alarm_actions import AlarmAction
+from monitoring.retraining.decision import RetrainEntry
+from monitoring.retraining.retrain_scheduler import Submit
 from rayloop.code_version import COMMIT, current_commit
 from rayloop.project import Location
 
@@ -35,6 +37,28 @@ def retrain_job(settings: Settings, location: Location, window_s: float, folder:
         return submit(alarm, f"{until:%Y%m%dT%H%M}", "--until", until.isoformat())
 
     return act
+
+
+def triggered_job(settings: Settings, location: Location, folder: str, model: str) -> Submit:
+    """Return the function that submits the job of a retraining which a trigger starts, on what is known then.
+
+    Args:
+        settings: Which cluster.
+        location: Where the project is.
+        folder: URI of the package with the project; see ``shipped_package``.
+        model: Name of the model.
+    """
+    variables = {COMMIT: current_commit(location.folder)}
+
+    def submit(entry: RetrainEntry) -> str:
+        until = datetime.fromtimestamp(entry.at, UTC)
+        # The name as above: a repetition after a crash is not submitted twice.
+        name = f"retrain-{model}-triggered-{until:%Y%m%dT%H%M%S%f}"
+        options = ("--until", until.isoformat(), "--reason", entry.reason)
+        words = jobs.rayloop_command(settings, "retrain", location.module, *options)
+        return jobs.submit(settings, words, folder, name, variables)
+
+    return submit
 
 
 def rollback_job(settings: Settings, location: Location, folder: str) -> AlarmAction:

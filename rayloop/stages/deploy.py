@@ -24,10 +24,12 @@ from deployments.telemetry.log_writer import connect_log_writer
 from features.manifest import PROFILE_FILE
 from monitoring.detection.alarm_actions import AlarmAction
 from monitoring.drift_policy import Action
+from monitoring.runtime.facts_reader import RetrainHandlers
 from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.context import ProjectContext
 from rayloop.label_delay import describe_path, drift_policy, find_label_delay, rollout_policy
-from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package
+from rayloop.retraining.loop_facts import LoopFactsTask
+from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package, triggered_job
 from rayloop.stages.log_analysis_task import LogAnalysisTask
 from rayloop.stages.project_code import store_code
 
@@ -119,6 +121,7 @@ def release(context: ProjectContext, *versions: ModelVersion) -> None:
             if not is_serving(context, champion):
                 deploy(context, champion)
             start_rollout(context, versions)
+            _follow_triggers(context)
             done = f"rollout of {' and '.join(map(str, versions))} against v{champion.version} started"
         context.progress(done)
 
@@ -139,13 +142,22 @@ def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
     reference = (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
     policy = drift_policy(context, find_label_delay(context))
     get_result(_monitor(context).watch.remote(version.version, reference, policy, dict(context.project.tags)))
+    _follow_triggers(context)
+
+
+def _follow_triggers(context: ProjectContext) -> None:
+    get_result(_monitor(context).schedule.remote(context.project.retrain.policy))
 
 
 def _monitor(context: ProjectContext) -> ActorHandle[Any]:
     settings, place, folder = context.settings, context.location, shipped_package()
     retrain = retrain_job(settings, place, context.project.drift.window_s, folder)
     acts: dict[Action, AlarmAction] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
-    return start_monitor(settings, context.project.name, acts, LogAnalysisTask(settings))
+    name, project = context.project.name, context.project
+    tables = {source.name: f"{name}.{source.name}" for source in project.sources}
+    facts = LoopFactsTask(settings, name, tables | {"": tables[project.examples.source]})
+    retraining = RetrainHandlers(facts, triggered_job(settings, place, folder, name))
+    return start_monitor(settings, name, acts, LogAnalysisTask(settings), retraining=retraining)
 
 
 def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) -> RolloutStatus:

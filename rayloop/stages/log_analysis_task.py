@@ -34,6 +34,7 @@ from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, an
 from monitoring.analysis.segment_drift import ReferenceRows
 from monitoring.samples.bottom_k_sample import BottomKSample
 from monitoring.samples.logged_rows import LoggedRows
+from rayloop.retraining.retrain_gains import with_gains
 from trainers.scoring import onnx_scorer
 
 LEAST_PER_WINDOW = 1_000
@@ -61,8 +62,10 @@ class LogAnalysisTask:
         manifest = Manifest.load(folder)
         _commit_log(request.model)
         past = reference_rows(tables, folder, manifest, request)
-        live = live_rows(tables, manifest.task, request)
+        answered = answered_rows(tables, manifest.task, request)
+        live = live_rows(tables, manifest.task, request.model, answered)
         result = analyze(request, manifest.task, manifest.features.columns, past, live)
+        result = with_gains(result, registry, tables, request, answered, live)
         _queue(tables, request, result)
         return result
 
@@ -80,14 +83,14 @@ def reference_rows(tables: Tables, folder: Path, manifest: Manifest, request: An
     return ReferenceRows(*(_of_frame(samples[side].rows, folder) for side in (True, False)))
 
 
-def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRows:
-    """Sample the answered rows of each window, with the labels that have arrived."""
+def answered_rows(tables: Tables, task: Task, request: AnalysisRequest) -> pa.Table:
+    """Sample the answered rows of each window, as they were logged."""
     table, width = predictions_table(request.model), request.policy.window_s
     output = "probabilities" if task.kind == "multiclass" else "score"
     share = max(LEAST_PER_WINDOW, request.settings.rows // len(request.windows))
     samples: dict[float, BottomKSample] = {}
     span = (AS_OF, request.windows[0], request.until)
-    columns = [ID, "version", AS_OF, "at", output, "features"]
+    columns = [ID, "key", "version", AS_OF, "at", output, "features"]
     for part in tables.stream(table, columns=columns, between=span):
         answered = part.filter(pc.and_(pc.equal(part["version"], request.version), pc.is_valid(part[output])))
         starts = np.floor(_seconds(answered[AS_OF]) / width) * width
@@ -96,8 +99,13 @@ def live_rows(tables: Tables, task: Task, request: AnalysisRequest) -> LoggedRow
             _offer(samples, float(start), answered.filter(pa.array(starts == start)), size)
     if not samples:
         raise DataError("data.no_logged_rows", model=request.model, version=request.version)
-    rows = pa.concat_tables([sample.rows for sample in samples.values()]).combine_chunks()
-    return _of_log(rows, output, _labels(tables, request.model, rows))
+    return pa.concat_tables([sample.rows for sample in samples.values()]).combine_chunks()
+
+
+def live_rows(tables: Tables, task: Task, model: str, answered: pa.Table) -> LoggedRows:
+    """Answered rows with the labels that have arrived."""
+    output = "probabilities" if task.kind == "multiclass" else "score"
+    return _of_log(answered, output, _labels(tables, model, answered))
 
 
 def _offer(samples: dict[Any, BottomKSample], key: object, rows: pa.Table, size: int) -> None:

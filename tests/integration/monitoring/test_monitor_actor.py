@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import pyarrow as pa
 import pytest
 import ray
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster import jobs
 from cluster.errors import DataError
 from cluster.names import ACTOR_NAMESPACE, monitor_actor
 from cluster.settings import Settings
+from cluster.storage.tables import Tables
 from cluster.values import Alarm
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult, Finding
 from monitoring.drift_policy import DriftPolicy
+from monitoring.retraining.decision import RetrainEntry
+from monitoring.retraining.retrain_scheduler import TriggerStatus
+from monitoring.retraining.triggers import OnRows, RetrainPolicy
+from monitoring.runtime.facts_reader import RetrainHandlers
 from monitoring.runtime.monitor_actor import start_monitor
 from monitoring.statistics.drift_reference import MonitoredColumn
+from rayloop.retraining.loop_facts import LoopFactsTask
 from tests.factories.monitoring import streams
 from tests.factories.until import until
 
@@ -132,6 +141,46 @@ def test_stuck_monitor_actor_does_not_block_its_callers(monitor):
         os.kill(stuck, signal.SIGCONT)
     assert send_s < 5
     assert answered(lambda: ray.get(monitor.status.remote())["windows"] == 49, "all windows are closed")
+
+
+class SubmitNothing:
+    """Submits a job that ends at once."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.settings, self.name = settings, name
+
+    def __call__(self, entry: RetrainEntry) -> str:
+        return jobs.submit(self.settings, [sys.executable, "-c", "pass"], None, f"{self.name}-{entry.at:.6f}")
+
+
+def test_rows_that_land_start_a_job_that_is_followed_to_its_end_across_a_kill(cluster, request):
+    model = request.node.name.split("[")[0]
+    tables, landed = Tables(cluster), pa.table({"id": [str(i) for i in range(10)]})
+    tables.append(f"{model}.sales", landed, "first")
+    facts = LoopFactsTask(cluster, model, {"": f"{model}.sales"})
+    handle = start_monitor(cluster, model, retraining=RetrainHandlers(facts, SubmitNothing(cluster, model)))
+    try:
+        ray.get(handle.schedule.remote(RetrainPolicy(on=(OnRows(rows=10),), max_runs=1, check_s=0.1)))
+
+        def trigger() -> TriggerStatus:
+            return ray.get(handle.schedule_status.remote()).triggers[0]
+
+        # Until the first look, the count has not begun.
+        answered(lambda: trigger().progress == "0 of 10", "the first count is known")
+        tables.append(f"{model}.sales", landed, "second")
+        answered(lambda: trigger().last, "a run has started")
+        killed = pid(handle)
+        os.kill(killed, signal.SIGKILL)
+        answered(lambda: pid(handle) != killed, "it is back")
+        answered(lambda: (run := trigger().last) is not None and run.outcome == "succeeded", "its job has ended")
+        answered(lambda: trigger().progress == "0 of 10", "counting starts again")
+        tables.append(f"{model}.sales", landed, "third")
+        assert answered(lambda: trigger().missed, "the budget withholds a second run").event == "withheld"
+        status = ray.get(handle.schedule_status.remote())
+        assert [entry.event for entry in status.journal] == ["run", "withheld"]
+        assert status.journal[0].reason.startswith("10 new rows since ")
+    finally:
+        ray.kill(handle, no_restart=True)
 
 
 def start_analyzing(cluster: Settings, model: str, analyze: Callable[[AnalysisRequest], AnalysisResult]) -> Any:

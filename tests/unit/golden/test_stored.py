@@ -36,6 +36,9 @@ from features.offline.purge import Purged
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
 from monitoring.detection.notification_payloads import Notification, alertmanager_body, webhook_body
+from monitoring.retraining.decision import RetrainEntry, RetrainState, TriggerState
+from monitoring.retraining.retrain_gain import PairedLosses, WindowGain
+from monitoring.retraining.triggers import Cron, OnRows, RetrainPolicy
 from monitoring.runtime.monitor import DriftMonitor
 from monitoring.runtime.state_store import STATE, MonitorStore
 from rayloop.backup.backup_folder import BackupManifest, CopiedFile
@@ -142,6 +145,37 @@ def test_monitor_continues_from_stored_files(path: Path, tmp_path: Path) -> None
     assert (status["version"], status["watched"], status["drifting"]) == ("7", ["distance"], True)
     assert status["counters"] == {"windows": 2, "alarms": 1}
     assert status["open_windows"] == {"7": {"10800.0": 6}}
+
+
+RETRAIN_POLICY = RetrainPolicy(
+    on=(Cron(expression="0 3 * * 1", timezone="Europe/Paris", missed="skip"), OnRows(rows=9, source="trips")),
+    max_runs=2,
+)
+RETRAINING = RetrainState(
+    triggers={"9 new rows of trips": TriggerState(since=10.0, count=5)},
+    journal=(RetrainEntry(at=20.0, event="run", trigger="alarm", reason="drift", job="j", outcome="failed: x"),),
+    paused=RetrainEntry(at=30.0, event="pause", by="anna", reason="audit"),
+)
+GAINS = (
+    WindowGain(
+        version="7", replaced="6", promoted=20.0, window=0.0,
+        losses=PairedLosses(rows=2, loss=0.5, replaced=0.75, squares=0.0625),
+    ),
+)  # fmt: skip
+
+
+def test_retraining_is_written_unchanged(tmp_path: Path) -> None:
+    scheduler = samples.STATE.scheduler.model_copy(update={"gains": GAINS})
+    changes = {"retrain_policy": RETRAIN_POLICY, "retraining": RETRAINING, "scheduler": scheduler}
+    MonitorStore(tmp_path).save(samples.STATE.model_copy(update=changes))
+    stored("retraining.json", (tmp_path / STATE).read_bytes())
+
+
+@pytest.mark.parametrize("path", formats("retraining.json"))
+def test_stored_retraining_is_read(path: Path, tmp_path: Path) -> None:
+    state = MonitorStore(_put(path, tmp_path, STATE)).load()
+    assert state is not None
+    assert (state.retrain_policy, state.retraining, state.scheduler.gains) == (RETRAIN_POLICY, RETRAINING, GAINS)
 
 
 # Rollout journals.

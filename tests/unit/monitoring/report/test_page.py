@@ -27,6 +27,8 @@ from monitoring.report.schema import (
     RolloutHistory,
     VersionRow,
 )
+from monitoring.retraining.decision import RetrainEntry
+from monitoring.retraining.retrain_gain import RetrainGain
 from monitoring.samples.domain_classifier import Separability
 from monitoring.statistics.drift_reference import DriftReference, MonitoredColumn
 from tests.factories.monitoring import streams
@@ -39,6 +41,7 @@ SECTIONS = (
     "Drift in logged rows",
     "Rollouts",
     "Events in order",
+    "Retraining",
     "Versions",
     "Cost",
     "Time by stage",
@@ -140,6 +143,8 @@ def report() -> MonitoringReport:
             RolloutHistory(name="sabotaged", decisions=decisions("start", "pause", "resume", "abort")),
         ),
         versions=(VersionRow(version="1", role="champion", trained_on=NASTY, metrics={"auc": 0.75}),),
+        retraining=(RetrainEntry(at=0.0, event="run", trigger="alarm", reason=NASTY, job="job-1"),),
+        gains=(RetrainGain(version="2", replaced="1", promoted=0.0, rows=9, loss=0.25, replaced_loss=0.5),),
         timings={"tune": 70.0, "land": 6.0},
     )
 
@@ -167,7 +172,7 @@ def test_report_has_a_plot_or_table_in_every_section(page):
     for title in SECTIONS:
         assert f"<h2>{title}</h2>" in page
     assert page.count("<svg") == 6
-    assert page.count("<table") == 8
+    assert page.count("<table") == 10
 
 
 def test_report_loads_nothing(page):
@@ -209,6 +214,8 @@ def test_captions_contain_figures(page):
     assert "On average over 8 windows, CBPE misses accuracy by 0.05" in text
     assert "Beyond the threshold now: x since 1970-05-01" in text
     assert "1.5 in total" in text
+    assert "job-1 running" in " ".join(text.split())
+    assert "9 0.2500 v1 0.5000 - -" in " ".join(text.split())
     assert "25% of it used" in text
 
 

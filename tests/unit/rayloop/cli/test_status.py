@@ -16,6 +16,7 @@ from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.state_machine import apply_command, begin
 from deployments.rollout_policy import DAY_S, RolloutPolicy
 from monitoring.performance.estimate_intervals import MetricInterval, WindowEstimate
+from monitoring.retraining.retrain_scheduler import ScheduleStatus
 from rayloop.cli.status import describe_monitor, describe_rollout, recent_alarms
 from tests.factories.rayloop.rollouts import rollout_status
 
@@ -36,6 +37,16 @@ def monitor(
         "false_alarms": {"drift": 0.4, "quality": 0.2},
         "last_look": None,
         "estimate": estimate.model_dump() if estimate else None,
+        "retraining": ScheduleStatus(
+            model="m",
+            triggers=(),
+            last=None,
+            paused=None,
+            runs_left=None,
+            minutes_left=None,
+            period_days=7.0,
+            journal=(),
+        ).model_dump(mode="json"),
         "last_error": "",
         "used": {"requests": 0},
         "tags": {},

@@ -9,17 +9,22 @@ import pyarrow as pa
 import pytest
 
 from cluster.errors import DataError
-from cluster.names import label_candidates_table, labels_table, predictions_table
+from cluster.names import journal_table, label_candidates_table, labels_table, predictions_table
 from cluster.registry import Registry
+from cluster.row_losses import row_loss
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from cluster.values import ModelVersion, Snapshot
+from cluster.values import Decision, ModelVersion, Snapshot
+from deployments.rollout.journal import RolloutJournal
+from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
 from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import AnalysisRequest
 from monitoring.drift_policy import DAY_S, DriftPolicy, LogAnalysisPolicy
-from rayloop.stages.log_analysis_task import LogAnalysisTask, live_rows, reference_rows
+from monitoring.samples.logged_rows import LoggedRows
+from rayloop.retraining.retrain_gains import RETRAINED_BECAUSE
+from rayloop.stages.log_analysis_task import LogAnalysisTask, answered_rows, live_rows, reference_rows
 from tests.factories.deployments.bundles import Slope, register, write_bundle
 from tests.factories.deployments.tasks import BINARY
 from tests.factories.errors import raises
@@ -69,7 +74,7 @@ class World:
         Manifest.load(folder).model_copy(update={"snapshot": snapshot}).save(folder)
         self.version: ModelVersion = register(Registry(self.settings), MODEL, folder)
 
-    def answer(self, first: int, days: int, *, version: str = "1", shift: float = 0.0) -> list[str]:
+    def answer(self, first: int, days: int, *, version: str = "1", shift: float = 0.0, at_us: int = 0) -> list[str]:
         rows = frame(self.rng, first, days, shift=shift)
         scores = 1 / (1 + np.exp(-2 * rows["distance"].to_numpy()))
         names = [f"{version}-{first}-{i}" for i in range(rows.num_rows)]
@@ -84,10 +89,11 @@ class World:
             version=version,
             assigned="champion",
             variant="champion",
-            at_us=0,
+            at_us=at_us,
             champion_latency_ms=1.0,
             champion=scores,
         )
+        self.scores = scores
         logged = prediction_rows([batch], f"r:{first}")
         self.tables.append(predictions_table(MODEL), logged)
         self.truths = dict(zip(logged["id"].to_pylist(), truth(self.rng, rows), strict=True))
@@ -97,6 +103,9 @@ class World:
         stamp = pa.array([received] * len(ids), pa.timestamp("us", "UTC"))
         rows = pa.table({"id": ids, "label": pa.array(values, pa.float64()), "time": stamp, "received": stamp})
         self.tables.append(labels_table(MODEL), rows.append_column("batch", pa.array(["b"] * len(ids))))
+
+    def live_rows(self, request: AnalysisRequest) -> LoggedRows:
+        return live_rows(self.tables, BINARY, MODEL, answered_rows(self.tables, BINARY, request))
 
     def analysis_request(self, *days: int) -> AnalysisRequest:
         windows = tuple(day * DAY_S for day in days)
@@ -113,7 +122,7 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def world(shared_world: World) -> World:
     """With nothing answered yet."""
-    for name in (predictions_table(MODEL), labels_table(MODEL), label_candidates_table(MODEL)):
+    for name in (f(MODEL) for f in (predictions_table, labels_table, label_candidates_table, journal_table)):
         shared_world.tables.drop(name)
     return shared_world
 
@@ -135,7 +144,7 @@ def test_live_rows_are_those_of_the_windows_and_version_with_newest_labels(world
     world.label(ids[:50], [0.0] * 50)
     world.label(ids[:20], [1.0] * 20, received=9)
     world.label(["unlisted"], [1.0])
-    live = live_rows(world.tables, BINARY, world.analysis_request(FIRST + 50, FIRST + 51))
+    live = world.live_rows(world.analysis_request(FIRST + 50, FIRST + 51))
     assert sorted(live.ids) == sorted(ids)
     assert (np.nansum(live.labels), np.isfinite(live.labels).sum()) == (20, 50)
     assert set(live.frame.column_names) >= {"distance", "carrier", "hour"}
@@ -146,7 +155,7 @@ def test_sample_of_the_same_log_is_the_same(world):
     few = POLICY.model_copy(update={"log_analysis": LogAnalysisPolicy(rows=1_000)})
     request = world.analysis_request(FIRST + 50).model_copy(update={"policy": few})
     world.answer(FIRST + 50, 1, version="1")
-    first, second = (live_rows(world.tables, BINARY, request) for _ in range(2))
+    first, second = (world.live_rows(request) for _ in range(2))
     assert list(first.ids) == list(second.ids)
 
 
@@ -167,8 +176,42 @@ def test_log_analysis_finds_drift_and_queues_label_candidates_once(world):
 def test_log_analysis_of_deleted_data_is_refused(world):
     world.answer(FIRST + 50, 1)
     with raises(DataError, "data.no_logged_rows", version="1"):
-        live_rows(world.tables, BINARY, world.analysis_request(FIRST + 60))
+        world.live_rows(world.analysis_request(FIRST + 60))
     folder = Registry(world.settings).fetch(world.version)
     manifest = Manifest.load(folder).model_copy(update={"snapshot": Snapshot(table=f"{MODEL}.frame", id=1, rows=1)})
     with raises(DataError, "data.frame_expired"):
         reference_rows(world.tables, folder, manifest, world.analysis_request(FIRST + 50))
+
+
+def promoted(at: float) -> Decision:
+    return Decision(
+        rollout="r1", at=at, action="promote", share=1.0, reason="", champion="2", challengers=("3",), evidence={}
+    )
+
+
+def test_rows_of_a_retrained_version_are_scored_by_the_one_that_it_replaced(world):
+    """v3 has the slope that the labels follow, v2 half of it; rows before the promotion do not count."""
+    registry = Registry(world.settings)
+    snapshot = Manifest.load(registry.fetch(world.version)).snapshot
+    for name, slope in (("replaced", 1.0), ("retrained", 2.0)):
+        folder = write_bundle(world.settings.home / name, Slope(slope))
+        Manifest.load(folder).model_copy(update={"snapshot": snapshot}).save(folder)
+        retrained = register(registry, MODEL, folder)
+    assert retrained.version == "3"
+    early, late = world.answer(FIRST + 50, 1, version="3"), world.answer(FIRST + 51, 1, version="3", at_us=10**6)
+    world.label(early + late[:200], [world.truths.get(i, 1.0) for i in early + late[:200]])
+    request = world.analysis_request(FIRST + 50, FIRST + 51).model_copy(update={"version": "3"})
+    analyze = LogAnalysisTask(world.settings)
+    RolloutJournal(MODEL, world.tables).record(promoted(1.0), RolloutPolicy())
+    # A version that nobody retrained has no gain, whatever it replaced.
+    assert analyze(request).gains == ()
+    registry.set_tag(retrained, RETRAINED_BECAUSE, "by hand")
+    result = analyze(request)
+    assert result.faults == ()
+    (gain,) = result.gains
+    assert (gain.version, gain.replaced, gain.window, gain.losses.rows) == ("3", "2", (FIRST + 51) * DAY_S, 200)
+    labels = np.array([world.truths[i] for i in late[:200]])
+    chances = world.scores[:200]
+    assert gain.losses.loss == pytest.approx(row_loss(BINARY, chances, labels).sum(), rel=1e-5)
+    half = 1 / (1 + np.sqrt((1 - chances) / chances))
+    assert gain.losses.replaced == pytest.approx(row_loss(BINARY, half, labels).sum(), rel=1e-4)
