@@ -38,7 +38,7 @@ class SourceReader:
     function: Callable[[Columns], ray.data.Dataset]
     """Reads the rows, given the columns that the source declares."""
     files: TableFiles | None = None
-    """The files that hold the rows, if files do."""
+    """The files that hold the rows, if files do and nothing but their columns decides what is read of them."""
 
     def open(self, columns: Columns) -> ray.data.Dataset:
         """Open the rows as a Ray Dataset.
@@ -83,7 +83,7 @@ def parquet(paths: str | Sequence[str], *, row_id: str = "", file_time: str = ""
             return _read_with_added(files, columns)
         return ray.data.read_parquet(paths, **options)  # type: ignore[arg-type]
 
-    return SourceReader(f"Parquet at {_join_names(paths)}", read, files)
+    return SourceReader(f"Parquet at {_join_names(paths)}", read, None if options else files)
 
 
 def csv(
@@ -116,7 +116,7 @@ def csv(
         convert, parse = files.convert_options([column.name for column in columns]), files.parse_options()
         return ray.data.read_csv(paths, convert_options=convert, parse_options=parse, **options)  # type: ignore[arg-type]
 
-    return SourceReader(f"CSV at {_join_names(paths)}", read, files)
+    return SourceReader(f"CSV at {_join_names(paths)}", read, None if options else files)
 
 
 def iceberg(table: str, catalog: Mapping[str, str], snapshot: int | None = None) -> SourceReader:

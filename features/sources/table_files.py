@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 import polars as pl
 import pyarrow as pa
@@ -20,6 +21,10 @@ MAX_CELLS = 8_000_000
 """Cells that a sample has at most: less than a second to read and to cast."""
 MAX_ROWS = 500_000
 """Rows that a sample has at most."""
+MAX_FILES = 100
+"""Files, evenly spaced, that a sample of a Parquet table of many files opens."""
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""Name of the folder of rows whose value is null."""
 _MAX_GROUPS = 32
 """Row groups, evenly spaced, that a sample of a large Parquet table takes rows from."""
 
@@ -70,11 +75,13 @@ class TableSample(NamedTuple):
     """Names of all columns of the table."""
     total: int | None
     """Rows of the table; None: it was not read to its end."""
+    is_estimated: bool = False
+    """Whether ``total`` is an estimate: most files of the table were not opened."""
 
     @property
     def is_whole(self) -> bool:
         """Whether the sample is the table."""
-        return self.total == self.rows.height
+        return self.total == self.rows.height and not self.is_estimated
 
     @property
     def weight(self) -> int | None:
@@ -125,7 +132,8 @@ def read_file(files: TableFiles, path: Path, columns: Sequence[str]) -> Iterator
 def sample_table(files: TableFiles, folder: Path, columns: Sequence[str] = (), rows: int | None = None) -> TableSample:
     """Read rows of a local table: all of them, or at most ``MAX_CELLS`` cells of ``MAX_ROWS`` rows.
 
-    Of a larger Parquet table, rows of evenly spaced row groups; of a larger CSV table, the first rows.
+    Of a larger Parquet table, rows of evenly spaced row groups; of a larger CSV table, the first rows. Folders of a
+    Parquet table that are called ``column=value`` are columns, as text.
 
     Args:
         files: Where the table is.
@@ -152,17 +160,20 @@ def sample_table(files: TableFiles, folder: Path, columns: Sequence[str] = (), r
 
 
 def _sample_parquet(files: TableFiles, paths: list[Path], columns: Sequence[str], most: int) -> TableSample:
-    tables = [(path, pq.ParquetFile(path)) for path in paths]
-    names = (*tables[0][1].schema_arrow.names, *files.added_columns)
-    wanted = [name for name in tables[0][1].schema_arrow.names if not columns or name in columns]
-    total, limit = sum(table.metadata.num_rows for _, table in tables), min(most, MAX_CELLS // max(1, len(wanted)))
-    if total <= limit:
+    opened = paths[:: -(-len(paths) // MAX_FILES)]
+    tables = [(path, pq.ParquetFile(path)) for path in opened]
+    schema = tables[0][1].schema_arrow.names
+    names = (*schema, *(name for name in _partitions(paths[0]) if name not in schema), *files.added_columns)
+    wanted = [name for name in schema if not columns or name in columns]
+    rows, limit = sum(table.metadata.num_rows for _, table in tables), min(most, MAX_CELLS // max(1, len(wanted)))
+    if rows <= limit:
         parts = [_add_columns(files, path, table.read(columns=wanted), 0) for path, table in tables]
     else:
         groups = [(path, table, group) for path, table in tables for group in range(table.num_row_groups)]
         chosen = groups[:: -(-len(groups) // _MAX_GROUPS)]
         parts = [_first_rows(files, path, table, group, wanted, limit // len(chosen)) for path, table, group in chosen]
-    return _sample(files, parts, names, columns, total)
+    total = rows * len(paths) // len(opened)
+    return _sample(files, parts, names, columns, total)._replace(is_estimated=len(opened) < len(paths))
 
 
 def _first_rows(
@@ -205,7 +216,18 @@ def _csv_batches(files: TableFiles, path: Path, header: Sequence[str], wanted: l
         yield from reader
 
 
+def _partitions(path: Path) -> dict[str, str]:
+    """Values of columns that the names of a file's folders tell, as Hive writes them."""
+    named = (unquote(part).partition("=") for part in path.parent.parts if "=" in part)
+    return {name: value for name, _, value in named}
+
+
 def _add_columns(files: TableFiles, path: Path, rows: pa.Table, first: int) -> pa.Table:
+    if files.format == "parquet":
+        for name, value in _partitions(path).items():
+            if name not in rows.column_names:
+                text = pa.scalar(None if value == _HIVE_NULL else value, pa.string())
+                rows = rows.append_column(name, pa.repeat(text, rows.num_rows))
     if files.row_id:
         name = pl.lit(_place(files, path))
         numbers = pl.select(pl.format("{}:{}", name, pl.int_range(first, first + rows.num_rows)))

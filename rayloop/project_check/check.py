@@ -125,7 +125,7 @@ def _failed(error: Exception) -> Diagnostic:
 def _describe(source: Source, sample: TableSample) -> str:
     if sample.is_whole:
         return f"source {source.name!r}: all {sample.total:,} rows"
-    of = "of more" if sample.total is None else f"of {sample.total:,}"
+    of = "of more" if sample.total is None else f"of {'about ' * sample.is_estimated}{sample.total:,}"
     return f"source {source.name!r}: {sample.rows.height:,} rows {of}"
 
 

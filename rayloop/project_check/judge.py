@@ -57,4 +57,4 @@ def _place(source: Source) -> str:
     reader = source.reader
     if reader is not source.read:
         return "its rows come from a Python function"
-    return f"its rows are not in local files ({reader.location})"
+    return f"its rows are not in local files, or options say which of them are read ({reader.location})"

@@ -17,7 +17,7 @@ from rayloop.project import require_name
 from rayloop.project_check.label_leaks import DETERMINED, single_skills
 from rayloop.scaffold.choices import Answers, Ask, Choices, choose
 from rayloop.scaffold.module_text import Draft, write_module, write_request
-from rayloop.scaffold.table_profile import TableProfile, profile_table
+from rayloop.scaffold.table_profile import TableProfile, cast_as, profile_table
 
 _ENDINGS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv"}
 _DELIMITERS = (",", ";", "\t", "|")
@@ -103,7 +103,7 @@ def _delimiter(path: Path) -> str:
 def _read_times(files: TableFiles, column: str) -> RowTimes:
     """Times of all rows: a column is cheap to read as a whole."""
     sample: TableSample = sample_table(files, Path(), [column], rows=MAX_CELLS)
-    times = profile_table(sample).rows.get_column(column).drop_nulls().dt.epoch("us").to_numpy()
+    times = cast_as(sample.rows.get_column(column), "timestamp").drop_nulls().dt.epoch("us").to_numpy()
     return RowTimes(times, times)
 
 

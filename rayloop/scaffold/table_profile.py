@@ -67,21 +67,22 @@ def profile_table(sample: TableSample) -> TableProfile:
 def _typed(values: pl.Series) -> tuple[Kind | Literal["other"], pl.Series]:
     """The kind of a column, and its values in the type of that kind."""
     if values.dtype.is_temporal() and values.dtype not in (pl.Time, pl.Duration):
-        return "timestamp", _cast(values, "timestamp")
+        return "timestamp", cast_as(values, "timestamp")
     if values.dtype.is_numeric() or values.dtype == pl.Boolean:
-        return "number", _cast(values, "number")
+        return "number", cast_as(values, "number")
     if values.dtype not in (pl.String, pl.Categorical, pl.Enum):
         return "other", values
     texts = values.cast(pl.String)
     has_code = bool(texts.str.contains(r"^0\d").any())
     for kind in ("number", "timestamp") if not has_code else ("timestamp",):
-        cast = _cast(texts, kind)
+        cast = cast_as(texts, kind)
         if texts.null_count() < len(texts) and cast.null_count() == texts.null_count():
             return kind, cast
     return "category", texts
 
 
-def _cast(values: pl.Series, kind: str) -> pl.Series:
+def cast_as(values: pl.Series, kind: str) -> pl.Series:
+    """Return a column in the type of a kind; null where a value has no such form."""
     column = Column(name=values.name, kind=kind)  # type: ignore[arg-type]
     return values.to_frame().select(cast_column(column, values.dtype)).to_series()
 

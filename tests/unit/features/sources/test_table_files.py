@@ -39,6 +39,33 @@ def test_large_parquet_table_is_sampled_in_all_its_parts(tmp_path: Path, monkeyp
     assert sample.rows["n"].max() == 959
 
 
+def test_table_of_many_files_is_sampled_from_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "MAX_FILES", 4)
+    for number, part in enumerate(ROWS.iter_slices(100)):
+        part.write_parquet(tmp_path / f"{number}.parquet")
+    sample = sample_table(TableFiles("parquet", (str(tmp_path),)), Path(), ["n"])
+    assert sample.rows["n"].to_list() == [n for first in (0, 300, 600, 900) for n in range(first, first + 100)]
+    assert (sample.total, sample.is_estimated, sample.is_whole, sample.weight) == (1000, True, False, 2)
+
+
+def test_folders_named_like_values_are_columns(tmp_path: Path) -> None:
+    ROWS.head(2).write_parquet(folder(tmp_path, "region=Saint%20Denis", "day=1") / "a.parquet")
+    ROWS.tail(1).write_parquet(folder(tmp_path, "region=__HIVE_DEFAULT_PARTITION__", "day=2") / "a.parquet")
+    files = TableFiles("parquet", (str(tmp_path),), row_id="row")
+    sample = sample_table(files, Path(), ["n", "region", "day", "row"])
+    assert sample.columns == ("n", "text", "region", "day", "row")
+    assert sample.rows["day"].to_list() == ["1", "1", "2"]
+    assert sample.rows["region"].to_list() == ["Saint Denis", "Saint Denis", None]
+    read = [read_file(files, path, ["n", "day", "row"]) for path in find_files(files, Path())]
+    assert sorted(day for parts in read for part in parts for day in part["day"].to_pylist()) == ["1", "1", "2"]
+
+
+def folder(root: Path, *names: str) -> Path:
+    path = root.joinpath(*names)
+    path.mkdir(parents=True)
+    return path
+
+
 def test_large_csv_table_gives_its_first_rows_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_files, "MAX_ROWS", 200)
     ROWS.write_csv(tmp_path / "rows.csv", separator=";")

@@ -49,6 +49,12 @@ def test_cells_of_csv_are_judged_as_ingestion_reads_them(tmp_path: Path) -> None
     assert "all 1,200 rows" in report.facts[0]
 
 
+def test_rows_that_options_of_the_reader_choose_are_not_judged(tmp_path: Path) -> None:
+    orders().write_parquet(tmp_path / "orders.parquet")
+    report = judge_project(write_project(tmp_path, "parquet('orders.parquet', file_extensions=['parquet'])"))
+    assert (report.diagnostics, len(report.unseen)) == ((), 1)
+
+
 @pytest.mark.parametrize(
     ("content", "code"), [(None, "data.file_not_found"), (b"no parquet", "data.source_unreadable")]
 )

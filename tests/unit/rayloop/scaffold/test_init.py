@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.errors import DataError, ProjectError
+from features.sources import table_files
 from features.split import HashSplit, TimeSplit
 from rayloop.cli.app import app
 from rayloop.project import Project, load_project, locate_project
@@ -87,6 +88,16 @@ def test_time_and_entity_give_a_time_split_and_features_of_the_past(folder: Path
     assert "seconds_since_last_row" in [column.name for column in project.features.columns]
     assert "shop" not in [column.name for column in project.features.available_columns]
     assert project.sources[0].key == ("row_id",)
+
+
+def test_bad_time_beyond_the_sample_is_left_out_of_the_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_files, "MAX_ROWS", 600)
+    times = pl.col("ordered_at").dt.strftime("%Y-%m-%d %H:%M:%S")
+    table = orders().drop("delivered_at", "order").with_columns(times)
+    bad = table.tail(1).with_columns(pl.lit("tomorrow").alias("ordered_at"))
+    pl.concat([table, bad]).write_csv("shop.csv")
+    init_project("shop", "shop.csv", Answers(label="late"), no_terminal, lambda line: None)
+    assert isinstance(load("shop").split, TimeSplit)
 
 
 def test_names_of_columns_are_no_code(folder: Path) -> None:
