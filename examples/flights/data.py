@@ -14,12 +14,15 @@ import zipfile
 from importlib.metadata import PackageNotFoundError, distribution
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
-import ray.data
 
 from cluster.errors import DataError
 from features.types import INSTANT
+
+if TYPE_CHECKING:
+    import ray.data
 
 _DAY_MINUTES = 24 * 60
 # Destinations missing from the airports table are in Puerto Rico and the Virgin Islands.
@@ -105,5 +108,7 @@ def _folder() -> Path:
 
 
 def _dataset(frame: pl.DataFrame) -> ray.data.Dataset:
+    import ray.data  # Here, because it takes a second, and commands that only load the project need none of it.
+
     size = -(-frame.height // _BLOCKS)
     return ray.data.from_arrow([part.to_arrow() for part in frame.iter_slices(size)])
