@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import results
 from benchmarks.options import listed
 from benchmarks.progress import ProgressPrinter
-from benchmarks.serving import comparisons, measures, model, samples
+from benchmarks.serving import boosted, comparisons, measures, model, samples
 from benchmarks.serving.client import ROOT, load
 from benchmarks.serving.environments import environment, pinned
 from benchmarks.serving.measures import Measurements
@@ -33,7 +33,7 @@ from benchmarks.serving.subjects import EMPTY, PEERS_ALL, Peer, Subject, answers
 from cluster.node.ports import free_port
 
 AREA = "serving"
-SERVER_SECTIONS = ("one_row", "canary", "open_loop", "shadow", "copies", "reporting", "tensors", "changes")
+SERVER_SECTIONS = ("one_row", "canary", "open_loop", "shadow", "copies", "reporting", "tensors", "trees", "changes")
 OWN = ("batch", "verdicts")
 """Sections whose rows come from ``rows()`` of a module with the same name."""
 
@@ -73,7 +73,11 @@ def _measure_servers(sections: frozenset[str], arguments: argparse.Namespace) ->
     progress = ProgressPrinter("before")
     measurements = Measurements(progress)
     try:
-        bundles = (model.write_bundle(home / "champion", 1), model.write_bundle(home / "challenger", 2))
+        bundles = [model.write_bundle(home / "champion", 1), model.write_bundle(home / "challenger", 2)]
+        if "trees" in sections:
+            trees, difference = boosted.write_bundle(home / "trees")
+            bundles.append(trees)
+            measurements.add(NAME, measures.PARITY, difference)
         work = ServingWorkload.of(sections, arguments.seconds, bundles[0])
         rayloop = ServingCluster(home / "rayloop", bundles)
         peers = [peer for peer in _required_peers(work) if peer.folder in arguments.peers]

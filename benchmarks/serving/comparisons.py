@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from benchmarks.results import Row, Target, row
 from benchmarks.serving import measures as m
+from benchmarks.serving.boosted import TREES
 from benchmarks.serving.measures import Measurements
 from benchmarks.serving.rayloop import NAME, SHADOW_SHARE
 from benchmarks.serving.server_measurements import CONNECTIONS, ENCODED, MODEL, OPEN_RATE, TENSOR_ROWS
@@ -23,7 +24,7 @@ def rows(measurements: Measurements, sections: frozenset[str]) -> list[Row]:
     """Return the rows of the measured sections, in the order of the results page."""
     builders = {
         "one_row": _one_row, "canary": _canary, "open_loop": _open_loop, "shadow": _shadow, "copies": _copies,
-        "reporting": _reporting, "tensors": _tensors, "changes": _changes,
+        "reporting": _reporting, "tensors": _tensors, "trees": _trees, "changes": _changes,
     }  # fmt: skip
     table = [each for section, make in builders.items() if section in sections for each in make(measurements)]
     if sections & {"one_row", "canary"}:
@@ -100,6 +101,19 @@ def _tensors(measurements: Measurements) -> Iterator[Row]:
     for yardstick, target in ((MODEL, _least(0.8)), (ENCODED, None)):
         value = measurements.median(yardstick, m.TENSORS)
         yield _mark_failed(measurements, m.TENSORS, row(work, "rows/s", ours, yardstick, value, target, note))
+
+
+def _trees(measurements: Measurements) -> Iterator[Row]:
+    trees, mlp = measurements.median(NAME, m.TREES), measurements.median(NAME, m.BESIDE_TREES)
+    values = [", ".join(f"{v:,.4g}" for v in measurements.values(NAME, name)) for name in (m.TREES, m.BESIDE_TREES)]
+    yield _mark_failed(measurements, m.TREES, row(
+        f"{_ONE_ROW}: LightGBM, {TREES} trees", "requests/s", trees, "rayloop with the MLP", mlp, _least(0.7),
+        f"the trees {values[0]}, the MLP {values[1]}",
+    ))  # fmt: skip
+    yield row(
+        f"LightGBM, {TREES} trees: largest difference of the graph's scores from the library's", "probability",
+        measurements.median(NAME, m.PARITY), target=Target(of="value", sign="≤", limit=1e-5),
+    )  # fmt: skip
 
 
 def _changes(measurements: Measurements) -> Iterator[Row]:

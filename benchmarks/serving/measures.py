@@ -19,6 +19,7 @@ COPIED_P99, UNCOPIED_P99 = "p99 ms, canary with copies", "p99 ms, canary without
 COPIES, OPEN_COPIES = "requests copied, full load", "requests copied, open load"
 REPORTING, LOGGING, SILENT = "requests/s, reporting", "requests/s, log alone", "requests/s, silent"
 TENSORS, LOST = "rows/s, tensors", "share of rows not logged"
+TREES, BESIDE_TREES, PARITY = "requests/s, trees", "requests/s, the MLP beside trees", "trees: graph against library"
 ABORT, WEIGHTS = "abort ms", "weight change ms"
 LOGGED, PROFILED = "rows logged per answer", "rows profiled per answer"
 

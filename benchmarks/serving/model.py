@@ -59,11 +59,20 @@ class Mlp(torch.nn.Module):
         return scores[:, 0]
 
 
-def write_bundle(folder: Path, seed: int) -> Path:
-    """A model version's folder: manifest, ONNX file, reference profile; and the vocabularies for the peers."""
+def write_bundle(folder: Path, seed: int, graph: bytes | None = None) -> Path:
+    """A model version's folder: manifest, ONNX file, reference profile; and the vocabularies for the peers.
+
+    Args:
+        folder: Folder to create.
+        seed: Seed of the profile's rows, and of the MLP.
+        graph: ONNX model in place of the MLP.
+    """
     folder.mkdir(parents=True)
-    torch.manual_seed(seed)
-    _export(Mlp().eval(), folder / MODEL_FILE)
+    if graph is None:
+        torch.manual_seed(seed)
+        _export(Mlp().eval(), folder / MODEL_FILE)
+    else:
+        (folder / MODEL_FILE).write_bytes(graph)
     Manifest(
         model=NAME,
         task=Task(kind="binary", label="late"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,14 @@ _DRIFT = DriftPolicy(window_s=model.WINDOW_S, action="notify")
 
 
 class ServingCluster:
-    """A cluster with the benchmark's model served, everything on. Each round uses the same home again."""
+    """A cluster with the benchmark's model served, everything on. Each round uses the same home again.
 
-    def __init__(self, folder: Path, bundles: tuple[Path, Path]) -> None:
+    Args:
+        folder: The cluster's home.
+        bundles: The champion, the challenger, and in the section of trees a version of another kind.
+    """
+
+    def __init__(self, folder: Path, bundles: Sequence[Path]) -> None:
         self.settings = own_settings(folder)
         self._bundles = bundles
         self._versions: list[ModelVersion] = []
@@ -81,6 +86,14 @@ class ServingCluster:
     @property
     def challenger(self) -> ModelVersion:
         return self._versions[1]
+
+    @property
+    def trees(self) -> ModelVersion:
+        return self._versions[2]
+
+    def bundle(self, version: ModelVersion) -> Path:
+        """The folder of a version."""
+        return self._bundles[self._versions.index(version)]
 
     def deploy(self, report: bool, profile: bool = True) -> None:
         """Serve the champion, reporting or not, or with a log alone."""

@@ -88,6 +88,8 @@ def measure_rayloop(
         answered += _shadow(rayloop, subject, work, measurements)
     if work.wants("copies"):
         answered += _copies(rayloop, subject, work, measurements)
+    if work.wants("trees"):
+        answered += _trees(rayloop, subject, work, measurements)
     logged, profiled = rayloop.reported(answered)
     measurements.add(NAME, m.LOGGED, logged / answered)
     measurements.add(NAME, m.PROFILED, profiled / answered)
@@ -197,6 +199,19 @@ def _copies(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, me
                 measurements.add(NAME, counter, (copied - before) / report.total)
                 before = copied
         rayloop.abort_rollout()
+    return answered
+
+
+def _trees(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
+    """Alternate the model and one of trees, under full load."""
+    answered = 0
+    for version in (rayloop.champion, rayloop.trees, rayloop.trees, rayloop.champion):
+        rayloop.set_champion(version)
+        is_trees = version == rayloop.trees
+        answered += check(subject, work._replace(folder=rayloop.bundle(version)))
+        _wait_until_idle()
+        measure = m.TREES if is_trees else m.BESIDE_TREES
+        answered += _closed(subject, work, measurements, measure).total
     return answered
 
 

@@ -224,10 +224,10 @@ def _partitions(path: Path) -> dict[str, str]:
 
 def _add_columns(files: TableFiles, path: Path, rows: pa.Table, first: int) -> pa.Table:
     if files.format == "parquet":
-        for name, value in _partitions(path).items():
-            if name not in rows.column_names:
+        for column, value in _partitions(path).items():
+            if column not in rows.column_names:
                 text = pa.scalar(None if value == _HIVE_NULL else value, pa.string())
-                rows = rows.append_column(name, pa.repeat(text, rows.num_rows))
+                rows = rows.append_column(column, pa.repeat(text, rows.num_rows))
     if files.row_id:
         name = pl.lit(_place(files, path))
         numbers = pl.select(pl.format("{}:{}", name, pl.int_range(first, first + rows.num_rows)))
