@@ -1,10 +1,10 @@
-"""Progress on the console: time, stage and message; and the time that each stage took."""
+"""Text for the console: progress with time, stage and message, and tables."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 _STAGE_WIDTH = 10
@@ -39,3 +39,14 @@ class ProgressConsole:
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
             self._stage = before
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the lines of a table whose columns are aligned.
+
+    Args:
+        rows: The cells, those of the header first.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -9,6 +9,7 @@ from functools import reduce
 import pyarrow as pa
 from pyiceberg.expressions import AlwaysTrue, And, BooleanExpression, In
 from pyiceberg.io import FileIO
+from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Operation, Snapshot
 
 from cluster.storage.table_catalog import TableCatalog
@@ -51,7 +52,7 @@ def delete_rows(tables: TableCatalog, name: str, where: Where) -> int:
 
 
 def expire_snapshots(tables: TableCatalog, name: str) -> tuple[int, ...]:
-    """Expire all snapshots but the newest, and delete the files that only they used.
+    """Expire all snapshots but the newest, with their tags, and delete the files that only they used.
 
     Use it after a deletion that must be final: an older snapshot can no longer be read, and the keys of its appends are
     no longer known.
@@ -70,6 +71,10 @@ def expire_snapshots(tables: TableCatalog, name: str) -> tuple[int, ...]:
         return ()
     unused = set().union(*(_files(snapshot, table.io) for snapshot in old)) - _files(newest, table.io)
     ids = [snapshot.snapshot_id for snapshot in old]
+    with table.manage_snapshots() as change:
+        for tag in [name for name, ref in table.refs().items() if ref.snapshot_id in ids and name != MAIN_BRANCH]:
+            change.remove_tag(tag)
+    table = tables.load(name)
     table.maintenance.expire_snapshots().by_ids(ids).commit()
     # After the commit, so that no snapshot is ever missing its files.
     for path in unused:

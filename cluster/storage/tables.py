@@ -247,8 +247,17 @@ def _within(column: str, since: float, until: float) -> BooleanExpression:
     return And(GreaterThanOrEqual(term=column, value=start), LessThan(term=column, value=end))  # type: ignore[arg-type]
 
 
+def ancestors(table: Table) -> Iterator[IcebergSnapshot]:
+    """Yield the current snapshot and those that it was made from, newest first: without what was rolled back."""
+    by_id = {snapshot.snapshot_id: snapshot for snapshot in table.snapshots()}
+    snapshot = table.current_snapshot()
+    while snapshot is not None:
+        yield snapshot
+        snapshot = by_id.get(snapshot.parent_snapshot_id or 0)
+
+
 def _find_by_key(table: Table, key: str) -> Snapshot | None:
-    found = (snapshot for snapshot in reversed(table.snapshots()) if _properties(snapshot).get(_KEY) == key)
+    found = (snapshot for snapshot in ancestors(table) if _properties(snapshot).get(_KEY) == key)
     return next((_snapshot(snapshot, ".".join(table.name())) for snapshot in found), None)
 
 

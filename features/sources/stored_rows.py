@@ -111,14 +111,19 @@ def read_newest(tables: Tables, snapshot: Snapshot) -> pl.DataFrame:
     return rows.filter(pl.col(KNOWN_UNTIL).is_null()).select(columns) if KNOWN_UNTIL in rows.columns else rows
 
 
+def table_key(tables: Tables, name: str) -> tuple[str, ...]:
+    """Return the columns that identify a row of a source's table; none for another table. Raises SnapshotNotFound."""
+    return tuple(json.loads(tables.table_properties(name).get(KEY_PROPERTY, "[]")))
+
+
 def find_corrections(tables: Tables, snapshot: Snapshot) -> tuple[Corrections | None, list[IcebergPart]]:
     """Return the corrections of a snapshot, if any, and all its data files. Raises SnapshotNotFound."""
     schema, parts = tables.parts(snapshot)
     corrected = [part for part in parts if _corrections_in(part, schema)]
     if not corrected:
         return None, parts
-    key = json.loads(tables.table_properties(snapshot.table)[KEY_PROPERTY])
-    return Corrections(tuple(key), tuple(part.path for part in corrected), tuple(corrected)), parts
+    key = table_key(tables, snapshot.table)
+    return Corrections(key, tuple(part.path for part in corrected), tuple(corrected)), parts
 
 
 def stored_values(tables: Tables, snapshot: Snapshot, columns: Sequence[str]) -> Iterator[pl.DataFrame]:

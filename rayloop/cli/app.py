@@ -23,7 +23,7 @@ from cluster.node.session import is_running, processes
 from cluster.permissions import PRIVATE_UMASK
 from cluster.settings import Settings, load_settings
 from rayloop import __version__
-from rayloop.cli import key_commands, move_commands
+from rayloop.cli import key_commands, move_commands, table_commands
 from rayloop.cli.submission import run_or_submit, submit_outside, submit_with_file
 
 EXIT_USER_ERROR = 2
@@ -38,6 +38,7 @@ app = typer.Typer(
 
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(move_commands.app, name="move")
+app.add_typer(table_commands.app, name="table")
 
 
 def _print_version(requested: bool) -> None:

@@ -12,6 +12,7 @@ from cluster.errors import RayloopError
 from cluster.settings import load_settings
 from cluster.times import format_utc
 from rayloop.cli.submission import require_stores
+from rayloop.console import table_lines
 
 if TYPE_CHECKING:
     from deployments.auth.credentials import ApiKey, Scope
@@ -58,10 +59,8 @@ def create(
 def show() -> None:
     """List all keys, newest last, without their secrets."""
     now = time.time()
-    rows = [_COLUMNS, *(_row(key, now) for key in _store().read().values())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_COLUMNS))]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in table_lines([_COLUMNS, *(_row(key, now) for key in _store().read().values())]):
+        typer.echo(line)
 
 
 @app.command()
