@@ -42,6 +42,8 @@ class Manifest(Stored, stored_as="model manifest"):
     recipe: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """What is needed to train the version again, as JSON."""
     metrics: dict[str, float] = Field(default_factory=dict)
+    class_shares: tuple[float, ...] = ()
+    """Share of each class among the labels that the version was trained on; empty where that is not known."""
     precision: Precision = "float32"
     """Of the weights in model.onnx and portable.onnx."""
 

@@ -28,6 +28,8 @@ TASKS = {"classification": Task(kind="binary", label="y"), "regression": Task(ki
 NOISE: Mapping[str, float] = {"better": 0.2, "equal": 0.5, "worse": 1.0}
 """Spread of the error of a challenger's knowledge of the signal; the champion's is that of an equal one."""
 LABEL_NOISE = 0.7
+POSITIVES = 0.4
+"""Share of positive labels before any drift."""
 LABELED = 0.9
 """Share of rows whose label comes."""
 RETURNING = 0.2
@@ -135,7 +137,9 @@ def looks(plan: Plan, seed: int) -> Iterator[tuple[RolloutEvidence, Verdict]]:
     chance, name = np.random.default_rng(seed), f"r{seed}"
     collector, stream = EvidenceCollector(name, (VERSION,)), _Stream()
     collector.set_history(*_history())
-    held_out, differing = HeldOut(squared_error=LABEL_NOISE**2 + NOISE["equal"] ** 2), Suspects()
+    shares = (POSITIVES,) if plan.task.kind == "binary" else ()
+    held_out = HeldOut(squared_error=LABEL_NOISE**2 + NOISE["equal"] ** 2, class_shares=shares)
+    differing = Suspects()
     for look in range(plan.looks):
         batch = _batch(plan, chance, name, look)
         scores = batch.champion_score.copy(), batch.challenger_score.copy()

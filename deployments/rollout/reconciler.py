@@ -204,7 +204,8 @@ class Reconciler:
         return self._manifest(champion).task
 
     def _read_held_out(self, champion: str) -> HeldOut:
-        return HeldOut.from_metrics(self._manifest(champion).metrics)
+        manifest = self._manifest(champion)
+        return HeldOut.from_manifest(manifest.task, manifest.metrics, manifest.class_shares)
 
     def _manifest(self, champion: str) -> Manifest:
         return Manifest.load(fetch_bundle(self._registry.version(self._model, champion), self._settings))

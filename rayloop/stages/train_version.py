@@ -173,6 +173,7 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
         code_version=build.context.code_version,
         recipe={"model": recipe.spec.parameters, "train": recipe.config.model_dump(mode="json")},
         metrics=evaluation.fit_result.metrics,
+        class_shares=evaluation.fit_result.inputs.class_shares,
         precision=evaluation.exported_model.precision,
     ).save(folder)
     (folder / PROFILE_FILE).write_bytes(_reference(build.context, frame, folder).to_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 
 from deployments.analysis.sequential_tests import log_e_above, log_e_below
 from deployments.analysis.validity.check_result import SCALE, CheckResult, format_estimates, strongest
@@ -36,10 +37,17 @@ def check_delay(evidence: ValidityEvidence) -> CheckResult:
 
 
 def check_labels(evidence: ValidityEvidence) -> CheckResult:
-    """Have both variants the same labels, and about as many of each class as a version expects?"""
+    """Have both variants the same labels, and about as many of each class as a version expects, or as in training?
+
+    Versions that were trained before the data drifted may all but rule out a class that is as frequent as ever.
+    """
     between = [estimate.log_e(scale=SCALE) for estimate in evidence.labels]
-    pairs = zip(evidence.champion_labels.class_shares, evidence.challenger_labels.class_shares, strict=False)
-    expected = [min(_log_e_odds(*ours), _log_e_odds(*theirs)) for ours, theirs in pairs]
+    pairs = zip_longest(
+        evidence.champion_labels.class_shares,
+        evidence.challenger_labels.class_shares,
+        evidence.trained_shares[: len(evidence.champion_labels.class_shares)],
+    )
+    expected = [_log_e_unexpected(ours, theirs, trained) for ours, theirs, trained in pairs if ours and theirs]
     finding = f"labels differ between the variants by {format_estimates(evidence.labels)}"
     shares = [f"{rate.count / rate.units:.2%}" for rate, _ in evidence.champion_labels.class_shares if rate.units]
     if shares:
@@ -48,6 +56,8 @@ def check_labels(evidence: ValidityEvidence) -> CheckResult:
             for each in (evidence.champion_labels, evidence.challenger_labels)
         )
         finding += f"; classes are {', '.join(shares)}, the champion expects {champion}, the challenger {challenger}"
+        if evidence.trained_shares:
+            finding += f"; in training they were {', '.join(f'{share:.2%}' for share in evidence.trained_shares)}"
     log_e = strongest([*between, *expected])
     return CheckResult(check="labels", log_e=log_e, finding=finding, ids=evidence.named.get("labels", ()))
 
@@ -77,6 +87,13 @@ def check_loss(evidence: ValidityEvidence) -> CheckResult:
         finding = "labels follow the scores of a version as if they were made from them"
     log_e = strongest([*others, *copied])
     return CheckResult(check="loss", log_e=log_e, finding=finding, ids=evidence.named.get("loss", ()))
+
+
+def _log_e_unexpected(ours: tuple[Rate, float], theirs: tuple[Rate, float], trained: float | None) -> float:
+    """Log e-value against "a class is about as frequent as one of the versions expects, or as it was in training"."""
+    log_e = min(_log_e_odds(*ours), _log_e_odds(*theirs))
+    # A class that was never, or always, in training says nothing.
+    return min(log_e, _log_e_odds(ours[0], trained)) if trained and trained < 1.0 else log_e
 
 
 def _log_e_odds(rate: Rate, share: float) -> float:

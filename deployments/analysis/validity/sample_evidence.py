@@ -63,6 +63,7 @@ def sample_evidence(
         "labels": tuple(_difference(column, labeled) for column in _label_columns(labeled, task).T),
         "champion_loss": _difference(ranks(losses), labeled),
         **_label_evidence(labeled, task, held_out),
+        "trained_shares": held_out.class_shares,
         "named": evidence.named | {"labels": worst, "loss": worst, "delay": late},
     }
     return evidence.model_copy(update=estimates)

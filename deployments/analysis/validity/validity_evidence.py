@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from pydantic import Field
 
-from cluster.values import Frozen
+from cluster.values import Frozen, Task
 from deployments.analysis.validity.contrasts import Estimate
 
 MAX_NAMED = 5
@@ -45,16 +46,19 @@ class Rate(Frozen):
 
 
 class HeldOut(Frozen):
-    """What the registry says of the champion on rows that it was not trained on; None where it says nothing."""
+    """What the registry says of the champion and its labels."""
 
     squared_error: float | None = None
-    """Mean squared error of a regression."""
+    """Mean squared error of a regression on rows that it was not trained on; None where the registry does not say."""
+    class_shares: tuple[float, ...] = ()
+    """Share of each class among the labels that it was trained on; of a binary task, that of positive ones."""
 
     @classmethod
-    def from_metrics(cls, metrics: dict[str, float]) -> HeldOut:
-        """Read the metrics of a version's manifest."""
+    def from_manifest(cls, task: Task, metrics: Mapping[str, float], class_shares: tuple[float, ...]) -> HeldOut:
+        """Read what a version's manifest has: its task, metrics, and shares of all classes."""
         error = metrics.get("rmse")
-        return cls(squared_error=error**2 if error else None)
+        shares = class_shares[1:] if task.kind == "binary" else class_shares
+        return cls(squared_error=error**2 if error else None, class_shares=shares)
 
 
 NOTHING_HELD_OUT = HeldOut()
@@ -106,6 +110,8 @@ class ValidityEvidence(Frozen):
     """Difference of the rank of the champion's loss, which both variants' rows have."""
     champion_scores: tuple[Estimate, ...] = ()
     """Differences of the rank of the champion's scores, and of its distance from the middle."""
+    trained_shares: tuple[float, ...] = ()
+    """Share of each class among the labels that the champion was trained on (HeldOut.class_shares)."""
     champion_labels: LabelEvidence = LabelEvidence()
     challenger_labels: LabelEvidence = LabelEvidence()
     repeated_rows: Suspects = Suspects()

@@ -105,6 +105,14 @@ def test_labels_that_one_version_agrees_with_are_sound(name: str) -> None:
     assert (result.failed, result.suspicious, result.unproven) == (None, "", "")
 
 
+@pytest.mark.parametrize(("trained", "failed"), [((0.1,), False), ((0.01,), True), ((0.0,), True), ((), True)])
+def test_class_that_is_as_frequent_as_in_training_is_sound(trained: tuple[float, ...], failed: bool) -> None:
+    """Both versions may all but rule out a class on rows that drifted since they were trained."""
+    unexpected = of_both(class_shares=((Rate(count=50.0, units=500.0), 0.01),))
+    result = check(**unexpected, trained_shares=trained)
+    assert (result.failed is not None) == failed
+
+
 def test_sound_evidence_passes_and_quality_is_judged() -> None:
     sound = ValidityEvidence(labeled=500, champion_labels=LabelEvidence(relation=RELATED))
     assert judge(evidence(1.0, sound), 0.5, 0.0, POLICY).kind == "advance"

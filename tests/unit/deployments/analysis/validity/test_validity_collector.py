@@ -114,8 +114,10 @@ def test_labels_and_scores_of_other_tasks_are_compared(task: Task) -> None:
         batches.append(replace(answer(i), task=task, champion=scores, challenger=scores))
     collector.add_predictions(prediction_rows(batches, "b"))
     collector.add_labels(label_table(labels))
-    evidence = collector.evidence(task, "loss", HeldOut(squared_error=0.25))["2"].validity
+    held_out = HeldOut.from_manifest(task, {"rmse": 0.5}, (0.5, 0.3, 0.2) if wide else ())
+    evidence = collector.evidence(task, "loss", held_out)["2"].validity
     assert evidence is not None
+    assert evidence.trained_shares == ((0.5, 0.3, 0.2) if wide else ())
     for compared in (evidence.champion_labels, evidence.challenger_labels):
         assert compared.slope.value == pytest.approx(1.0, abs=0.6)
         assert len(compared.class_shares) == (3 if wide else 0)
