@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError, NoSuchTableError, TableAlreadyExistsError
 from pyiceberg.table import CommitTableResponse, Table
+from pyiceberg.table.snapshots import Snapshot
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -100,6 +102,15 @@ class TableCatalog:
         self.catalog.drop_table(name)
         if Path(location.path).exists():
             shutil.rmtree(location.path)
+
+
+def ancestors(table: Table) -> Iterator[Snapshot]:
+    """Yield the current snapshot and those that it was made from, newest first: without what was rolled back."""
+    by_id = {snapshot.snapshot_id: snapshot for snapshot in table.snapshots()}
+    snapshot = table.current_snapshot()
+    while snapshot is not None:
+        yield snapshot
+        snapshot = by_id.get(snapshot.parent_snapshot_id or 0)
 
 
 def _check_or_roll_back(claim: Claim, connection: Connection) -> None:

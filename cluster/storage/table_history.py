@@ -20,8 +20,7 @@ from pyiceberg.table.update.snapshot import ManageSnapshots
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from cluster.errors import DataError
-from cluster.storage.table_catalog import TableCatalog
-from cluster.storage.tables import ancestors
+from cluster.storage.table_catalog import TableCatalog, ancestors
 from cluster.values import Frozen
 
 _TAG, _ROLLBACK = "rayloop.tag.", "rayloop.rollback."

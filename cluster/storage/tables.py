@@ -18,7 +18,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.storage.iceberg_part import IcebergPart, arrow_schema
-from cluster.storage.table_catalog import TableCatalog
+from cluster.storage.table_catalog import TableCatalog, ancestors
 from cluster.values import Snapshot
 
 if TYPE_CHECKING:
@@ -245,15 +245,6 @@ class Tables(TableCatalog):
 def _within(column: str, since: float, until: float) -> BooleanExpression:
     start, end = (datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds") for at in (since, until))
     return And(GreaterThanOrEqual(term=column, value=start), LessThan(term=column, value=end))  # type: ignore[arg-type]
-
-
-def ancestors(table: Table) -> Iterator[IcebergSnapshot]:
-    """Yield the current snapshot and those that it was made from, newest first: without what was rolled back."""
-    by_id = {snapshot.snapshot_id: snapshot for snapshot in table.snapshots()}
-    snapshot = table.current_snapshot()
-    while snapshot is not None:
-        yield snapshot
-        snapshot = by_id.get(snapshot.parent_snapshot_id or 0)
 
 
 def _find_by_key(table: Table, key: str) -> Snapshot | None:

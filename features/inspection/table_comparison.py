@@ -133,12 +133,12 @@ def compare_tables(
     else:
         added, removed = (other - count).clip(0).sum(), (count - other).clip(0).sum()
         changed = pl.lit(0)
-    numbers = both.select(added.alias("added"), removed.alias("removed"), changed.alias("changed")).row(0)
+    counts = both.select(added.alias("added"), removed.alias("removed"), changed.alias("changed")).row(0, named=True)
     figures = first.figures(), second.figures()
     names = list(dict.fromkeys([*before[0], *after[0]]))
     sides = [(name, figures[0].get(name), figures[1].get(name)) for name in names]
     different = tuple(ColumnDifference(*side) for side in sides if not _alike(side[1], side[2]))
-    return TableDifference((first.rows, second.rows), *(int(n) for n in numbers), different)
+    return TableDifference((first.rows, second.rows), **counts, columns=different)
 
 
 def _alike(one: ColumnFigures | None, other: ColumnFigures | None) -> bool:
@@ -151,5 +151,6 @@ def _alike(one: ColumnFigures | None, other: ColumnFigures | None) -> bool:
 
 
 def _hash(rows: pl.DataFrame, columns: Sequence[str], seed: int) -> np.ndarray:
-    hashes = rows.select(pl.struct(columns).hash(seed)).to_series() if columns else pl.zeros(rows.height, pl.UInt64)
-    return hashes.to_numpy()
+    if not columns:
+        return np.zeros(rows.height, np.uint64)
+    return rows.select(pl.struct(columns).hash(seed)).to_series().to_numpy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -169,6 +169,6 @@ def _figures(figures: ColumnFigures | None) -> str:
     return f"{figures.missing:,} missing{mean}{span}"
 
 
-def _print(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     for line in table_lines([header, *rows]):
         typer.echo(line)
