@@ -19,6 +19,8 @@ LABEL = "label"
 """Column with an example's label."""
 LABEL_KNOWN_AT = "label_known_at"
 """Column with the time from which an example's label was known."""
+WEIGHT = "weight"
+"""Column of a weak frame: how much a row counts in training; a row with a true label counts 1."""
 
 KNOWN_FROM = "__known_from"
 """Column of a source's table: from when a row's values are known; null for those with which the row first landed."""

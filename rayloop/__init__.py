@@ -21,6 +21,8 @@ Data:
     feedback: The labels that a model received, with their logged predictions, as a source.
     with_feedback: Add the labels that a model received to a source of examples.
     label_within: Declare a label that depends on later rows, such as "bought again within 90 days".
+    WeakLabels: Labeling functions for the training rows that have no label.
+    labeling_function: Declare an expression that gives rows a class, or abstains.
 
 Columns:
     Column: A column by name, kind and handling of personal data.

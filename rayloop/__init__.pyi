@@ -19,6 +19,8 @@ from features.definitions import Entity as Entity
 from features.definitions import FeatureSet as FeatureSet
 from features.definitions import FeatureView as FeatureView
 from features.definitions import Latest as Latest
+from features.labeling.labeling_functions import WeakLabels as WeakLabels
+from features.labeling.labeling_functions import labeling_function as labeling_function
 from features.sources.feedback import feedback as feedback
 from features.sources.feedback import with_feedback as with_feedback
 from features.sources.outcome_labels import label_within as label_within

@@ -1,9 +1,10 @@
-"""A training frame in memory: its rows by split, and the encoder fitted to its training rows."""
+"""A training frame in memory: its rows by split, its weak labels, and the encoder fitted to the rows to train on."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -11,8 +12,9 @@ from cluster.errors import DataError
 from cluster.values import Snapshot
 from features.encoder import Encoder
 from features.offline.training_frame import purged_rows
+from features.offline.weak_frame import weak_estimate
 from features.split import PARTS, SPLIT, TRAIN
-from features.types import AS_OF, LABEL
+from features.types import AS_OF, ID, LABEL, WEIGHT
 from rayloop.context import ProjectContext
 from trainers.data.datasets import TrainingData
 
@@ -20,21 +22,55 @@ MIN_CATEGORY_ROWS = 20
 
 
 class FrameView:
-    """The rows of a snapshot, and the encoder fitted to its training rows. Raises DataError when a split is empty."""
+    """The rows of a snapshot, and the encoder fitted to the rows to train on.
 
-    def __init__(self, context: ProjectContext, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
+    Args:
+        context: The project.
+        snapshot: The training frame.
+        weak: Snapshot of the weak frame; None: no weak labels.
+
+    Raises:
+        DataError: A split is empty.
+    """
+
+    def __init__(self, context: ProjectContext, snapshot: Snapshot, weak: Snapshot | None = None) -> None:
+        self.snapshot, self.weak_snapshot = snapshot, weak
         self.rows = context.tables.read(snapshot.table, snapshot.id)
         self.purged = purged_rows(context.tables, snapshot)
-        self.encoder = Encoder.fit(context.project.features.columns, self.rows_of(TRAIN), MIN_CATEGORY_ROWS)
+        self.weak_rows = context.tables.read(weak.table, weak.id) if weak else None
+        self.weak_labels = weak_estimate(context.tables, weak) if weak else None
+        self.encoder = Encoder.fit(context.project.features.columns, self._rows_to_encode(), MIN_CATEGORY_ROWS)
         for name in PARTS:
             if not self.rows_of(name).num_rows:
                 raise DataError("data.empty_split", split=name)
-        self.data = TrainingData(context.tables.dataset(snapshot))
+        self.data = TrainingData(context.tables.dataset(snapshot), context.tables.dataset(weak) if weak else None)
 
     def rows_of(self, split: str) -> pa.Table:
         """Return the rows of a split."""
         return self.rows.filter(pa.compute.equal(self.rows[SPLIT], split))
+
+    def training_rows(self) -> pa.Table:
+        """Return all rows to train on; with weak labels, with the column WEIGHT."""
+        rows = self.rows_of(TRAIN)
+        if self.weak_rows is None:
+            return rows
+        weighted = rows.append_column(WEIGHT, pa.array(np.ones(rows.num_rows)))
+        return pa.concat_tables(
+            [weighted.select(self.weak_rows.column_names), self.weak_rows], promote_options="default"
+        )
+
+    def _rows_to_encode(self) -> pa.Table:
+        """The training rows, each once: a weak label has a row for each class."""
+        rows = self.rows_of(TRAIN)
+        if self.weak_rows is None:
+            return rows
+        once = pl.DataFrame(self.weak_rows).unique(ID, keep="first", maintain_order=True).to_arrow()
+        return pa.concat_tables([rows, once.select(rows.column_names).cast(rows.schema)])
+
+    @property
+    def weak_key(self) -> dict[str, str]:
+        """What weak labels add to fingerprints of what is trained on the frame; empty without them."""
+        return {"weak": f"{self.weak_snapshot.table}@{self.weak_snapshot.id}"} if self.weak_snapshot else {}
 
     @property
     def period(self) -> tuple[datetime, datetime]:

@@ -22,6 +22,7 @@ from features.definitions import FeatureSet, FeatureView
 from features.outcomes import LabelWithin
 from features.sources.source import Examples, Source, require_columns
 from features.split import Split
+from features.types import AS_OF
 from monitoring.drift_policy import DriftPolicy
 from monitoring.retraining.triggers import OnRows, RetrainPolicy, Trigger
 from rayloop.module_shadowing import hiding_module
@@ -157,6 +158,7 @@ class Project:
         self._require_parameters()
         self._require_segments()
         self._require_trigger_sources()
+        self._require_weak_labels()
         if self.simulation is not None and isinstance(self.examples.label, LabelWithin):
             raise ProjectError("project.simulation_label", project=self.name)
 
@@ -166,6 +168,11 @@ class Project:
         if name not in views:
             raise ProjectError("project.unknown_view", project=self.name, view=name, declared=list(views))
         return views[name]
+
+    def require_weak_labels(self) -> None:
+        """Raise ProjectError when the project declares no labeling functions."""
+        if self.examples.weak is None:
+            raise ProjectError("project.weak_labels_missing", project=self.name)
 
     def _require_segments(self) -> None:
         segments = self.drift.log_analysis.segments if self.drift.log_analysis else ()
@@ -180,6 +187,17 @@ class Project:
                 raise ProjectError(
                     "project.unknown_trigger_source", project=self.name, source=trigger.source, declared=declared
                 )
+
+    def _require_weak_labels(self) -> None:
+        """Refuse labeling functions that read other columns than the training frame has, and tasks without classes."""
+        weak = self.examples.weak
+        if weak is None:
+            return
+        if self.task.kind == "regression":
+            raise ProjectError("project.weak_labels_of_regression", project=self.name)
+        known = [AS_OF, *(c.name for c in self.features.available_columns)]
+        if unknown := [name for name in weak.input_columns if name not in known]:
+            raise ProjectError("project.unknown_weak_label_column", project=self.name, columns=unknown, present=known)
 
     def _require_gate_columns(self) -> None:
         """Refuse slices and groups that are not in the training frame, before anything is trained."""

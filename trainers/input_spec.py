@@ -46,7 +46,9 @@ class InputSpec(Frozen):
         return len(self.mean)
 
     @classmethod
-    def fit(cls, encoder: Encoder, task: Task, arrays: Arrays, labels: np.ndarray) -> Self:
+    def fit(
+        cls, encoder: Encoder, task: Task, arrays: Arrays, labels: np.ndarray, weights: np.ndarray | None = None
+    ) -> Self:
         """Measure training rows.
 
         Args:
@@ -54,6 +56,7 @@ class InputSpec(Frozen):
             task: The task.
             arrays: Encoded training rows.
             labels: Their labels.
+            weights: How much each row counts in the shares of classes; None: all alike.
 
         Raises:
             DataError: There are no rows, no columns, or not as many labels per row as declared.
@@ -74,11 +77,11 @@ class InputSpec(Frozen):
             missing=tuple(np.flatnonzero(np.isnan(arrays["numbers"]).any(axis=0)).tolist()),
             label_mean=float(label_mean),
             label_std=float(label_std) or 1.0,
-            class_shares=_class_shares(task, labels),
+            class_shares=_class_shares(task, labels, weights),
         )
 
 
-def _class_shares(task: Task, labels: np.ndarray) -> tuple[float, ...]:
+def _class_shares(task: Task, labels: np.ndarray, weights: np.ndarray | None) -> tuple[float, ...]:
     if task.kind == "regression":
         return ()
     if task.kind == "multilabel":
@@ -86,7 +89,8 @@ def _class_shares(task: Task, labels: np.ndarray) -> tuple[float, ...]:
             raise DataError("data.label_count", shape=labels.shape[1:], classes=task.outputs)
         return tuple(labels.mean(axis=0, dtype=np.float64).tolist())
     classes = 2 if task.kind == "binary" else task.outputs
-    return tuple((np.bincount(labels.astype(int), minlength=classes) / len(labels)).tolist())
+    total = len(labels) if weights is None else weights.sum(dtype=float)
+    return tuple((np.bincount(labels.astype(int), weights, classes) / total).tolist())
 
 
 def _moments(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

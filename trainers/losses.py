@@ -12,7 +12,11 @@ from trainers.input_spec import InputSpec
 
 
 def batch_loss(
-    task: Task, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    task: Task,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None = None,
+    row_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean loss of one batch.
 
@@ -22,6 +26,7 @@ def batch_loss(
         labels: [n]; regression: standardized; multi-label: [n, outputs].
         weights: Class weights, [classes]. Each row's loss is multiplied by its class's weight (multi-label: the loss
             of rows with the label). The mean is over rows, not over weights, so it does not depend on batching.
+        row_weights: Weights of the rows, [n], for tasks with one class for each row; None: all alike.
 
     Returns:
         A scalar: mean squared error for regression, cross-entropy otherwise.
@@ -30,10 +35,13 @@ def batch_loss(
         return functional.mse_loss(logits[:, 0], labels)
     if task.kind == "multiclass":
         row_losses = functional.cross_entropy(logits, labels.long(), reduction="none")
-        return (row_losses if weights is None else row_losses * weights[labels.long()]).mean()
+        row_losses = row_losses if weights is None else row_losses * weights[labels.long()]
+        return (row_losses if row_weights is None else row_losses * row_weights).mean()
     if task.kind == "multilabel":
         return functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights)
-    row_weights = None if weights is None else weights[labels.long()]
+    if weights is not None:
+        by_class = weights[labels.long()]
+        row_weights = by_class if row_weights is None else by_class * row_weights
     return functional.binary_cross_entropy_with_logits(logits[:, 0], labels, weight=row_weights)
 
 

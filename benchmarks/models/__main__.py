@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from benchmarks.models import label_queue
+from benchmarks.models import label_queue, weak_labels
 from benchmarks.sections import Section, run_sections
 
 _ABOUT = """\
 One row of the table is one claim about models or about the labels that train them. Seeds are fixed. docs/labels.md and
 docs/training.md explain the terms."""
 
-SECTIONS: dict[str, Section] = {"label-queue": label_queue.rows}
+SECTIONS: dict[str, Section] = {"label-queue": label_queue.rows, "weak-labels": weak_labels.rows}
 
 
 def main() -> None:

@@ -59,14 +59,14 @@ def build_examples(
         DataError: A label does not fit the task.
     """
     if corrections is None:
-        labeled = _label_rows(rows, features, examples, task, split).drop_nulls([LABEL, LABEL_KNOWN_AT])
+        labeled = label_rows(rows, features, examples, task, split).drop_nulls([LABEL, LABEL_KNOWN_AT])
     else:
         first = rows.filter(pl.col(KNOWN_FROM).is_null()).with_row_index(_PLACE)
         places = first.select(_PLACE, *corrections.key)
         further = corrections.rows.join(places, on=list(corrections.key)).sort(KNOWN_FROM).select(first.columns)
         versions = pl.concat([first, further])
         whole = pl.concat(
-            [versions.select(_PLACE, KNOWN_FROM), _label_rows(versions.drop(_PLACE), features, examples, task, split)],
+            [versions.select(_PLACE, KNOWN_FROM), label_rows(versions.drop(_PLACE), features, examples, task, split)],
             how="horizontal",
         )
         labeled = _newest_labels(whole, examples, until)
@@ -126,10 +126,10 @@ def _newest_labels(versions: pl.DataFrame, examples: Examples, until: datetime |
     )
 
 
-def _label_rows(
+def label_rows(
     rows: pl.DataFrame, features: FeatureSet, examples: Examples, task: Task, split: Split | None
 ) -> pl.DataFrame:
-    """All rows with id, as_of, label, label_known_at and request-time features."""
+    """Return all rows with id, as_of, label, label_known_at and request-time features, as ``build_examples`` does."""
     dated = pl.col(examples.time_column).cast(INSTANT).alias(AS_OF)
     request = rows if features.as_of is not None else rows.with_columns(dated)
     request_columns = request_features(features, request)

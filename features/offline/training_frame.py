@@ -99,7 +99,7 @@ def build_frame(
     joined = point_in_time_join(features.views, rows_left, sources, default_parallelism())
     schema = frame_schema(features)
     typed = ray.data.from_arrow_refs(joined).map_batches(
-        partial(_finish_block, features=features, schema=schema), **WHOLE_BLOCKS
+        partial(finish_block, features=features, schema=schema), **WHOLE_BLOCKS
     )
     return tables.write(name, typed, schema, key, replace=True, properties={_PURGED: purged.model_dump_json()})
 
@@ -185,8 +185,8 @@ def _label_block(
     return assign_parts(rows, split).to_arrow()
 
 
-def _finish_block(block: pa.Table, features: FeatureSet, schema: pa.Schema) -> pa.Table:
-    """Derive what uses the joined features, and cast."""
+def finish_block(block: pa.Table, features: FeatureSet, schema: pa.Schema) -> pa.Table:
+    """Derive what uses the joined features of a block, and cast it to the schema of a frame."""
     if features.joined_derived:
         block = joined_features(features, pl.DataFrame(block)).to_arrow()
     return block.select(schema.names).cast(schema)

@@ -12,6 +12,7 @@ import polars as pl
 
 from cluster.errors import ProjectError
 from features.definitions import Column, FeatureSet, FeatureView, Kind, require_present, require_unique
+from features.labeling.labeling_functions import WeakLabels
 from features.outcomes import LabelWithin
 from features.sources.pseudonyms import stored_columns
 from features.sources.readers import SourceReader
@@ -165,10 +166,14 @@ class Examples:
     event_time: str = ""
     """Column that dates an example; needed without ``as_of`` in the feature set when that has views, or when the label
     is one of later rows."""
+    weak: WeakLabels | None = None
+    """Labeling functions for the training rows that have no label; None: such rows are left out."""
 
     def __post_init__(self) -> None:
         if bool(self.label_known_at) == isinstance(self.label, LabelWithin):
             raise ProjectError("project.label_known_at", source=self.source, column=self.label_known_at)
+        if self.weak is not None and isinstance(self.label, LabelWithin):
+            raise ProjectError("project.weak_labels_of_outcomes", source=self.source)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -409,7 +409,7 @@ def forget(
 
 @app.command()
 def label(
-    model: ModelArgument,
+    model: Annotated[str, typer.Argument(help="Name of the model; with --weak, path or module name of the project")],
     out: Annotated[
         Path | None, typer.Option(help="Write the rows to this CSV file, with an empty column label")
     ] = None,
@@ -418,14 +418,20 @@ def label(
     agreement: Annotated[bool, typer.Option("--agreement", help="Show how far the labelers agree")] = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows of the queue, at most")] = 20,
     labelers: Annotated[int, typer.Option(min=1, help="How many labelers each row gets")] = 1,
+    weak: Annotated[
+        bool, typer.Option("--weak", help="Show the accuracies of the project's labeling functions")
+    ] = False,
     log: Annotated[bool, typer.Option("--log", hidden=True)] = False,
 ) -> None:
     """Label the rows that are most worth a label: by key press, or by CSV with --out and --in."""
+    if sum([out is not None, source is not None, agreement, weak, log]) > 1:
+        raise RayloopError("rayloop.label_options", model=model)
+    if weak:
+        run_or_submit("label", model, check=lambda declared: declared.require_weak_labels(), weak=True)
+        return
     from rayloop.cli.label_command import LabelCommand, QueueOptions
 
     options = QueueOptions(rows, by.strip(), labelers)
-    if sum([out is not None, source is not None, agreement, log]) > 1:
-        raise RayloopError("rayloop.label_options", model=model)
     if not options.labeler and not (out is not None or agreement or log):
         raise RayloopError("rayloop.labeler_missing", model=model)
     command = LabelCommand(load_settings(), model, typer.echo)

@@ -78,6 +78,18 @@ def train(context: ProjectContext) -> None:
         context.progress(f"serve {version} with `rayloop deploy PROJECT --version {version.version}`")
 
 
+def label(context: ProjectContext, *, weak: bool) -> None:
+    """Estimate the accuracies of the project's labeling functions, and print them.
+
+    Args:
+        context: The project.
+        weak: Always true: labels by hand need no project.
+    """
+    frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
+    for line in frame.weak_labels.lines() if weak and frame.weak_labels else ():
+        context.progress(line)
+
+
 def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
     """Train the champion's recipe on newer data and roll the result out.
 

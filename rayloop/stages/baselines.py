@@ -10,7 +10,7 @@ import ray
 from pydantic import model_validator
 
 from cluster.values import Stored
-from features.split import TEST, TRAIN, VALIDATION
+from features.split import TEST, VALIDATION
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from trainers.evaluation.lightgbm_baseline import evaluate_baseline
@@ -37,7 +37,8 @@ def start(context: ProjectContext, frame: FrameView) -> Mapping[str, ray.ObjectR
     project = context.project
     if not project.baseline:
         return {}
-    train, validation, test = (ray.put(frame.rows_of(part)) for part in (TRAIN, VALIDATION, TEST))
+    parts = (frame.training_rows(), frame.rows_of(VALIDATION), frame.rows_of(TEST))
+    train, validation, test = map(ray.put, parts)
     request = {c.name for view in project.features.views for c in view.columns}
     request_columns = [c.name for c in project.features.columns if c.name not in request]
     columns_by_name = {WITH: None} | (

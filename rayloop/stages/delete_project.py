@@ -11,6 +11,7 @@ from cluster.actors import actor_exists, find_actor, get_result
 from deployments.rollout import serve_config
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.telemetry import unshipped_rows
+from features.offline.weak_frame import weak_table
 from features.sources.ingestion import QUARANTINE
 from monitoring.runtime.monitor_actor import monitor_store
 from rayloop.context import ProjectContext
@@ -31,7 +32,7 @@ def delete_project(context: ProjectContext) -> None:
         logs = [names.predictions_table(name), names.labels_table(name), names.lost_rows_table(name)]
         logs += [names.journal_table(name), names.label_candidates_table(name), names.annotations_table(name)]
         # The registry of erased entities is kept: a fresh start must not ingest them again.
-        for table in [*sources, *logs, f"{name}.{QUARANTINE}", context.frame_table]:
+        for table in [*sources, *logs, f"{name}.{QUARANTINE}", context.frame_table, weak_table(context.frame_table)]:
             context.tables.drop(table)
         context.registry.delete_model(name)
         context.store.delete(context.store.keys(b""))

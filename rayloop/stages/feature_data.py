@@ -17,6 +17,7 @@ from cluster.times import epoch_microseconds
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import FeatureView
 from features.offline.training_frame import build_frame
+from features.offline.weak_frame import build_weak_frame
 from features.online.backfill import backfill
 from features.online.bulk_load import load_snapshot
 from features.online.corrections import record_corrections
@@ -68,22 +69,17 @@ def training_frame(
     """
     project = context.project
     with context.progress.stage("features"):
+        what = project.features, project.examples, project.task, split or project.split, snapshots, context.tables
         try:
-            snapshot = build_frame(
-                project.features,
-                project.examples,
-                project.task,
-                split or project.split,
-                snapshots,
-                context.tables,
-                context.frame_table,
-                until,
-            )
+            snapshot = build_frame(*what, context.frame_table, until)
+            weak = build_weak_frame(*what, snapshot, until) if project.examples.weak else None
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, RayloopError) else error) from error
-        frame = FrameView(context, snapshot)
+        frame = FrameView(context, snapshot, weak)
         purged = f"; purged {frame.purged}" if frame.purged else ""
         context.progress(f"training frame: {snapshot.rows:,} rows, snapshot {snapshot.id}{purged}")
+        if frame.weak_labels:
+            context.progress(f"weak labels: {frame.weak_labels}")
         if warning := (split or project.split).warning(*frame.period):
             context.progress(f"WARNING: {warning}")
         return frame

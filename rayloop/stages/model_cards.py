@@ -63,6 +63,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
             fingerprint=build.fingerprint,
             champion=evaluation.champion,
         ),
+        weak_labels=frame.weak_labels,
         override="" if evaluation.report.passed else build.override_gate,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from cluster.errors import GateFailed
 from cluster.fingerprint import json_fingerprint
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
-from cluster.values import GateReport, Snapshot
+from cluster.values import GateReport
 from features.manifest import PROFILE_FILE, Manifest
 from features.profiles.profile import append_output, output_column
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
@@ -38,6 +38,7 @@ SUMMARY = "rayloop.summary"
 PRECISION = "rayloop.precision"
 COMPRESSION = "rayloop.compression"
 RUNTIME = "rayloop.runtime"
+WEAK_LABELS = "rayloop.weak_labels"
 
 
 def choose_recipe(context: ProjectContext, frame: FrameView) -> tuple[Recipe, TuneResult | None]:
@@ -74,7 +75,7 @@ def build_version(
     Raises:
         GateFailed: The candidate fails the gate, and there is no ``override_gate``.
     """
-    fingerprint = _fingerprint(context, frame.snapshot, recipe)
+    fingerprint = _fingerprint(context, frame, recipe)
     if version := context.registry.find_version(context.project.name, fingerprint):
         context.progress(f"reusing {version}: same data, code and settings")
         report = GateReport.from_stored(version.tags[GATE_TAG])
@@ -188,10 +189,10 @@ def _reference(context: ProjectContext, frame: FrameView, folder: Path) -> Refer
     return ReferenceProfile.build(profile_windows(scored, columns, window_s, AS_OF), window_s)
 
 
-def _fingerprint(context: ProjectContext, snapshot: Snapshot, recipe: Recipe) -> str:
+def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> str:
     project = context.project
     body = {
-        "snapshot": [snapshot.table, snapshot.id],
+        "snapshot": [frame.snapshot.table, frame.snapshot.id],
         "features": project.features.content_hash,
         "task": project.task.model_dump(mode="json"),
         "model": recipe.spec.name,
@@ -199,6 +200,7 @@ def _fingerprint(context: ProjectContext, snapshot: Snapshot, recipe: Recipe) ->
         "shuffled": recipe.shuffle_labels,
         "gate": project.gate.model_dump(mode="json"),
         "code": context.code_version,
+        **frame.weak_key,
     }
     # Only where there are steps: versions from before compression existed keep their fingerprints.
     body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
@@ -232,6 +234,7 @@ def _origin(build: CandidateBuild) -> dict[str, str]:
         "rayloop.snapshot": f"{build.frame.snapshot.table}@{build.frame.snapshot.id}",
         "rayloop.features": build.context.project.features.content_hash,
         "rayloop.code": build.context.code_version,
+        **({WEAK_LABELS: str(build.frame.weak_labels)} if build.frame.weak_labels else {}),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cluster.web.page import bullets, empty_note, figure, join, plot, render_page, section, subsection, table, tag
+from features.labeling import weak_estimate
 from trainers import metrics
 from trainers.card import plots
 from trainers.card.model_card import ModelCard
@@ -13,7 +14,7 @@ _MAX_SLICES = 15
 def render_card(card: ModelCard) -> str:
     """The page as text; it loads nothing."""
     results = _gate, _purpose, _metrics, _slices, _fairness, _calibration, _robustness, _importance, _attributions
-    parts = (part(card) for part in (*results, _data, _features, _lineage))
+    parts = (part(card) for part in (*results, _data, _weak_labels, _features, _lineage))
     return render_page(f"{card.model}: {card.name}", card.made_at, parts)
 
 
@@ -132,6 +133,14 @@ def _data(card: ModelCard) -> str:
         "not known by the end of the part, or their group is in an earlier part."
     )
     return section("Data", caption, table(("part", "rows", "purged", "from", "to", "mean label"), rows))
+
+
+def _weak_labels(card: ModelCard) -> str:
+    if card.weak_labels is None:
+        return ""
+    caption = f"{card.weak_labels.summary()}; trained with weight {card.weak_labels.weight:g}, never evaluated on."
+    functions = table(weak_estimate.HEAD, card.weak_labels.table())
+    return section("Weak labels", caption, functions + bullets(tuple(card.weak_labels.warnings())))
 
 
 def _features(card: ModelCard) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.values import Check, Frozen, Snapshot, Stored, Task
+from features.labeling.weak_estimate import WeakEstimate
 from trainers.evaluation.assessment import Assessment
 
 CARD_JSON = "card.json"
@@ -74,6 +75,8 @@ class ModelCard(Stored, stored_as="model card"):
     lineage: CardLineage
     override: str = ""
     compression: str = ""
+    weak_labels: WeakEstimate | None = None
+    """Labeling functions whose weak labels it was trained on, beside the true labels of ``parts``."""
 
     @property
     def passed(self) -> bool:

@@ -19,21 +19,30 @@ from trainers.data.sharding import epoch_steps, local_batch_rows, shard_bounds
 
 
 class Batch(NamedTuple):
-    """Encoded rows: numbers float32 [n, k], codes int64 [n, c], labels float32 [n] (multi-label: [n, labels])."""
+    """Encoded rows: numbers float32 [n, k], codes int64 [n, c], labels float32 [n] (multi-label: [n, labels]).
+
+    ``weights`` float32 [n] multiply the loss of the rows; None weights all equally.
+    """
 
     numbers: torch.Tensor
     codes: torch.Tensor
     labels: torch.Tensor
+    weights: torch.Tensor | None = None
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """The tensors that there are."""
+        return tuple(part for part in self if part is not None)
 
     def to(self, device: torch.device) -> Batch:
         """The batch on ``device``."""
-        return Batch(*(part.to(device, non_blocking=True) for part in self))
+        return Batch(*(part.to(device, non_blocking=True) for part in self.tensors))
 
     def split(self, count: int) -> list[Batch]:
         """Split into at most ``count`` batches of about equal size."""
         if count == 1:
             return [self]
-        return [Batch(*tensors) for tensors in zip(*(torch.chunk(part, count) for part in self), strict=True)]
+        return [Batch(*tensors) for tensors in zip(*(torch.chunk(part, count) for part in self.tensors), strict=True)]
 
 
 class BatchLoader(Protocol):
@@ -76,6 +85,14 @@ class EncodedRows:
     numbers: np.ndarray
     codes: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray | None = None
+    """How much each row counts in the loss; None: all alike."""
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """The arrays that there are, in the order of ``Batch``."""
+        weights = () if self.weights is None else (self.weights,)
+        return (self.numbers, self.codes, self.labels, *weights)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -83,12 +100,11 @@ class EncodedRows:
     @property
     def nbytes(self) -> int:
         """Size of the arrays in bytes."""
-        return self.numbers.nbytes + self.codes.nbytes + self.labels.nbytes
+        return sum(part.nbytes for part in self.arrays)
 
     def take(self, positions: np.ndarray) -> Batch:
         """The rows at ``positions``, copied."""
-        parts = (self.numbers, self.codes, self.labels)
-        return Batch(*(torch.from_numpy(np.take(part, positions, axis=0)) for part in parts))
+        return Batch(*(torch.from_numpy(np.take(part, positions, axis=0)) for part in self.arrays))
 
     def select(self, order: np.ndarray) -> Iterator[Batch]:
         return map(self.take, order)
@@ -96,7 +112,7 @@ class EncodedRows:
     def thin(self, count: int) -> EncodedRows:
         """At most ``count`` rows, evenly spaced."""
         step = max(1, -(-len(self) // count))
-        return EncodedRows(self.numbers[::step], self.codes[::step], self.labels[::step])
+        return EncodedRows(*(part[::step] for part in self.arrays))
 
 
 class MemoryLoader:

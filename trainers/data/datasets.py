@@ -29,6 +29,8 @@ from trainers.worker_errors import unwrap_error
 
 SAMPLE_ROWS = 200_000
 """Training rows on which input statistics are measured."""
+_TRUE = "true"
+"""Name of the training rows without those of weak labels, where there are any."""
 TABLE_BLOCKS = 8
 """Blocks into which an in-memory table is split, to encode them in parallel."""
 
@@ -40,10 +42,11 @@ class TrainingData:
 
     Args:
         frame: The frame, whose column "split" assigns each row to a part.
+        weak: Further rows to train on, with the column "weight"; None: none.
     """
 
-    def __init__(self, frame: Dataset | pa.Table) -> None:
-        self._frame = ray.data.from_arrow(_slice_table(frame)) if isinstance(frame, pa.Table) else frame
+    def __init__(self, frame: Dataset | pa.Table, weak: Dataset | pa.Table | None = None) -> None:
+        self._frames = [_dataset(rows) for rows in (frame, weak) if rows is not None]
         self._cache: dict[tuple[str, str, int], EncodedData] = {}
 
     def encode(self, encoder: Encoder, task: Task, cache_mib: int) -> EncodedData:
@@ -60,10 +63,12 @@ class TrainingData:
         key = (encoder.model_dump_json(), task.model_dump_json(), cache_mib)
         if key not in self._cache:
             with suppress_logs("ray.data"):
-                parts = _encode(self._frame, encoder, cache_mib)
+                parts = _encode(self._frames, encoder, cache_mib)
             sample = parts["train"].sample(SAMPLE_ROWS)
-            inputs = InputSpec.fit(encoder, task, {"numbers": sample.numbers, "codes": sample.codes}, sample.labels)
-            self._cache[key] = EncodedData(parts["train"], parts["validation"], inputs, ray.put(vars(sample)))
+            arrays = {"numbers": sample.numbers, "codes": sample.codes}
+            inputs = InputSpec.fit(encoder, task, arrays, sample.labels, sample.weights)
+            labeled = parts[_TRUE].sample(SAMPLE_ROWS) if _TRUE in parts else sample
+            self._cache[key] = EncodedData(parts["train"], parts["validation"], inputs, ray.put(vars(labeled)))
         return self._cache[key]
 
 
@@ -77,7 +82,7 @@ class EncodedData:
     sample_ref: ray.ObjectRef[Any]
 
     def sample(self) -> EncodedRows:
-        """At most 200,000 evenly spaced training rows."""
+        """At most 200,000 evenly spaced training rows; none with a weak label."""
         return EncodedRows(**ray.get(self.sample_ref))
 
     @property
@@ -152,17 +157,31 @@ def load_rows(
     return load(train, "train"), load(validation, "validation")
 
 
-def _encode(frame: Dataset, encoder: Encoder, cache_mib: int) -> dict[str, EncodedPart]:
-    """Encode both parts in one pass over the frame."""
-    ordered = Dataset.copy(frame, _deep_copy=True)
-    ordered.context.execution_options.preserve_order = True
-    ordered.context.enable_progress_bars = False
+def _dataset(rows: Dataset | pa.Table) -> Dataset:
+    return ray.data.from_arrow(_slice_table(rows)) if isinstance(rows, pa.Table) else rows
+
+
+def _encode(frames: list[Dataset], encoder: Encoder, cache_mib: int) -> dict[str, EncodedPart]:
+    """Encode both parts in one pass over the frames."""
+    encode = EncodeRows(encoder, weighted=len(frames) > 1)
     try:
-        encoded = ordered.map_batches(EncodeRows(encoder), batch_format="pyarrow", batch_size=None).materialize()
+        first, *others = (_materialize(frame, encode) for frame in frames)
     except RayTaskError as error:
         raise unwrap_error(str(error)) or error from error
+    encoded = _materialize(first.union(*others)) if others else first
     load_part = _load_part if encoded.size_bytes() <= cache_mib * MEBIBYTE else _stream_part
-    return {name: load_part(encoded, encoder, name) for name in PARTS}
+    parts = {name: load_part(encoded, encoder, name) for name in PARTS}
+    return parts | ({_TRUE: load_part(first, encoder, "train")} if others else {})
+
+
+def _materialize(rows: Dataset, encode: EncodeRows | None = None) -> Dataset:
+    """Encode rows, or take them as they are, in their order."""
+    ordered = Dataset.copy(rows, _deep_copy=True)
+    ordered.context.execution_options.preserve_order = True
+    ordered.context.enable_progress_bars = False
+    if encode is not None:
+        ordered = ordered.map_batches(encode, batch_format="pyarrow", batch_size=None)
+    return ordered.materialize()
 
 
 def _load_part(encoded: Dataset, encoder: Encoder, name: str) -> EncodedPart:

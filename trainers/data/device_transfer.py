@@ -46,11 +46,11 @@ class DeviceRows:
 
     def __init__(self, rows: EncodedRows, device: torch.device) -> None:
         # Not from_numpy: arrays in Ray's object store are read-only, and torch would warn.
-        self._rows = Batch(*(torch.tensor(part, device=device) for part in (rows.numbers, rows.codes, rows.labels)))
+        self._rows = Batch(*(torch.tensor(part, device=device) for part in rows.arrays))
 
     def select(self, order: np.ndarray) -> Iterator[Batch]:
         for positions in torch.tensor(order, device=self._rows.labels.device):
-            yield Batch(*(part.index_select(0, positions) for part in self._rows))
+            yield Batch(*(part.index_select(0, positions) for part in self._rows.tensors))
 
 
 class PrefetchLoader:
@@ -75,7 +75,7 @@ def _prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
                 if stopped.is_set():
                     return
                 with torch.cuda.stream(stream):
-                    on_device = Batch(*(part.pin_memory().to(device, non_blocking=True) for part in batch))
+                    on_device = Batch(*(part.pin_memory().to(device, non_blocking=True) for part in batch.tensors))
                 ready.put((on_device, stream.record_event()))
             ready.put(None)
         # Any error is raised in the training thread.
@@ -90,7 +90,7 @@ def _prefetch(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]
                 raise item
             batch, copied = item
             torch.cuda.current_stream(device).wait_event(copied)
-            for part in batch:
+            for part in batch.tensors:
                 part.record_stream(torch.cuda.current_stream(device))
             yield batch
     finally:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from cluster.errors import DataError
 from features.definitions import require_present
 from features.encoder import Encoder
+from features.types import WEIGHT
 from trainers.worker_errors import attach_details
 
 PART = "part"
@@ -20,11 +21,12 @@ PARTS = ("train", "validation")
 class EncodeRows:
     """Encodes rows to columns "numbers", "codes" (each unless it is empty), "labels" and "part".
 
-    "part" indexes PARTS; rows of other splits are dropped.
+    "part" indexes PARTS; rows of other splits are dropped. With ``weighted`` there is a column "weights" too, 1 for a
+    row without a weight.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
+    def __init__(self, encoder: Encoder, *, weighted: bool = False) -> None:
+        self._encoder, self._weighted = encoder, weighted
 
     @attach_details
     def __call__(self, frame: pa.Table) -> dict[str, np.ndarray]:
@@ -33,13 +35,20 @@ class EncodeRows:
         frame, part = frame.filter(part.is_valid()), part.drop_null()
         # Arrow has no tensors of width 0.
         inputs = {name: values for name, values in self._encoder.encode(frame).items() if values.shape[1]}
-        return {**inputs, "labels": label_array(frame["label"]), PART: np.asarray(part, np.int8)}
+        weights = {"weights": weight_array(frame)} if self._weighted else {}
+        return {**inputs, "labels": label_array(frame["label"]), **weights, PART: np.asarray(part, np.int8)}
 
 
 def select_part(encoded: Mapping[str, np.ndarray], part: str) -> dict[str, np.ndarray]:
     """Select the encoded rows of one part."""
     selected = encoded[PART] == PARTS.index(part)
     return {name: values[selected] for name, values in encoded.items() if name != PART}
+
+
+def weight_array(frame: pa.Table) -> np.ndarray:
+    """Weights of the rows of a frame, float32 [n]; 1 for each if it has no weights."""
+    weights = frame[WEIGHT] if WEIGHT in frame.column_names else np.ones(frame.num_rows)
+    return np.asarray(weights, np.float32)
 
 
 def label_array(column: pa.ChunkedArray) -> np.ndarray:

@@ -73,7 +73,9 @@ class StreamLoader:
             batch = next(endless)
             while len(batch.labels) < self._local:
                 extra = next(endless)
-                batch = Batch(*(torch.cat(pair)[: self._local] for pair in zip(batch, extra, strict=True)))
+                batch = Batch(
+                    *(torch.cat(pair)[: self._local] for pair in zip(batch.tensors, extra.tensors, strict=True))
+                )
             yield batch
 
     def _batches(self, seed: int) -> Iterator[Batch]:
@@ -110,8 +112,10 @@ def _batch(arrays: dict[str, np.ndarray], part: EncodedPart) -> Batch:
     return Batch(*(torch.from_numpy(np.array(values)) for values in _complete(arrays, part.width, part.codes)))
 
 
-def _complete(arrays: dict[str, np.ndarray], width: int, codes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Numbers, codes and labels; of the first two, those without columns are absent in ``arrays``."""
+def _complete(arrays: dict[str, np.ndarray], width: int, codes: int) -> tuple[np.ndarray, ...]:
+    """Numbers, codes, labels and weights; of the first two, those without columns are absent in ``arrays``, and so are
+    weights where all rows count alike."""
     labels = arrays["labels"]
     numbers = arrays["numbers"] if width else np.empty((len(labels), 0), np.float32)
-    return numbers, arrays["codes"] if codes else np.empty((len(labels), 0), np.int64), labels
+    weights = [arrays["weights"]] if "weights" in arrays else []
+    return numbers, arrays["codes"] if codes else np.empty((len(labels), 0), np.int64), labels, *weights

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from cluster.values import Task
 from features.encoder import Encoder
-from features.types import AS_OF, LABEL
+from features.types import AS_OF, LABEL, WEIGHT
 from trainers import metrics
 from trainers.config import ModelSpec, Parameter, TrainConfig
 from trainers.data.batches import EncodedRows
-from trainers.data.encoding_task import label_array
+from trainers.data.encoding_task import label_array, weight_array
 from trainers.input_spec import InputSpec
 from trainers.scoring.onnx_scorer import metrics_by_time
 from trainers.trees.boosting import Boosting
@@ -74,7 +74,7 @@ def baseline_scores(
     """
     chosen = encoder if columns is None else select_columns(encoder, columns)
     rows, held_out = _rows(chosen, train), _rows(chosen, train.slice(0, 1) if validation is None else validation)
-    inputs = InputSpec.fit(chosen, task, {"numbers": rows.numbers, "codes": rows.codes}, rows.labels)
+    inputs = InputSpec.fit(chosen, task, {"numbers": rows.numbers, "codes": rows.codes}, rows.labels, rows.weights)
     spec, arrays = ModelSpec(build="lightgbm", parameters=dict(parameters)), chosen.encode(test)
     seen = {"numbers": held_out.numbers, "codes": held_out.codes}
     boosting = Boosting(spec, TrainConfig(workers=1), task, inputs, rows, seen)
@@ -95,4 +95,5 @@ def select_columns(encoder: Encoder, columns: Sequence[str]) -> Encoder:
 
 
 def _rows(encoder: Encoder, table: pa.Table) -> EncodedRows:
-    return EncodedRows(**encoder.encode(table), labels=label_array(table[LABEL]))
+    weights = weight_array(table) if WEIGHT in table.column_names else None
+    return EncodedRows(**encoder.encode(table), labels=label_array(table[LABEL]), weights=weights)

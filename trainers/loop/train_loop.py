@@ -219,7 +219,7 @@ def _make_loss(spec: TrainSpec, group: ProcessGroup) -> Loss:
 
     def label_loss(logits: torch.Tensor, batch: Batch) -> torch.Tensor:
         labels = (batch.labels - shift) / scale if spec.task.kind == "regression" else batch.labels
-        return losses.batch_loss(spec.task, logits, labels, weights)
+        return losses.batch_loss(spec.task, logits, labels, weights, batch.weights)
 
     return label_loss if spec.teacher is None else _distill(spec, spec.teacher, group, label_loss)
 

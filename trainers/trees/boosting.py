@@ -97,6 +97,8 @@ def split_objectives(task: Task, config: TrainConfig, inputs: InputSpec, rows: E
         return
     if task.kind == "regression":
         labels = (labels - inputs.label_mean) / inputs.label_std
-    yield BoostingRows(
-        arrays, labels, None if weights is None else weights[labels.astype(int)], task.kind, task.outputs
-    )
+    row_weights = rows.weights
+    if weights is not None:
+        by_class = weights[labels.astype(int)]
+        row_weights = by_class if row_weights is None else by_class * row_weights
+    yield BoostingRows(arrays, labels, row_weights, task.kind, task.outputs)

@@ -36,6 +36,7 @@ class InMemoryFrame(FrameView):
         self.snapshot = Snapshot(table="late.frame", id=1, rows=self.rows.num_rows)
         self.encoder = Encoder.fit(COLUMNS, part(rows, "train"))
         self.purged = Purged(late={"train": 3, "validation": 0, "test": 2}, straddling={"test": 1})
+        self.weak_snapshot = self.weak_rows = self.weak_labels = None
         self.data = None  # type: ignore[assignment]
 
 

@@ -54,6 +54,29 @@ def test_fit_streams_rows_that_exceed_the_cache(cluster: Settings, tmp_path: Pat
     assert export(result, tmp_path, table) < 1e-5
 
 
+@pytest.mark.parametrize("cache_mib", [64, 0])
+def test_weak_rows_train_with_their_weight_and_are_not_measured(cluster: Settings, cache_mib: int) -> None:
+    table = frame("binary", rows=1201)
+    train, held_out = part(table, "train"), part(table, "validation")
+    true, others = train.slice(0, 20), train.slice(20)
+    weak = others.append_column("weight", pa.array([0.25] * others.num_rows))
+    data, encoder = TrainingData(pa.concat_tables([true, held_out]), weak), _encoder(table)
+    encoded = data.encode(encoder, TASKS["binary"], cache_mib)
+    rows, validation = encoded.local_rows()
+    assert (len(rows), len(validation), len(encoded.sample())) == (train.num_rows, held_out.num_rows, 20)
+    assert rows.weights is not None
+    assert sorted(set(rows.weights.tolist())) == [0.25, 1.0]
+    assert rows.labels[rows.weights == 1.0].tolist() == true["label"].to_pylist()
+    share = (sum(true["label"].to_pylist()) + 0.25 * sum(others["label"].to_pylist())) / (20 + 0.25 * others.num_rows)
+    assert encoded.inputs.class_shares[1] == pytest.approx(share)
+    config = TrainConfig(epochs=10, batch_size=64, lr=1e-2, cache_mib=cache_mib)
+    fits = [
+        fit(FitRequest(TINY, config, TASKS["binary"], encoder), each, lambda line: None)
+        for each in (data, TrainingData(pa.concat_tables([true, held_out])))
+    ]
+    assert fits[0].metrics["auc"] > fits[1].metrics["auc"] + 0.05
+
+
 def test_search_runs_trials_and_selects_a_winner(cluster: Settings) -> None:
     table = frame("multiclass")
     tuning = TuneConfig(

@@ -9,13 +9,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import polars as pl
 import pytest
 
 from cluster.errors import ProjectError
 from cluster.values import Task
 from deployments.serve_schema import RequestLimits, Serving
+from features.labeling.labeling_functions import WeakLabels, labeling_function
 from rayloop.cli import app
-from rayloop.project import load_project, locate_project
+from rayloop.project import Project, load_project, locate_project
 from rayloop.stages.deploy import serving_options
 from tests.factories.errors import raises
 from trainers.config import Choice, Distill, ModelSpec, TrainConfig, TuneConfig
@@ -176,3 +178,28 @@ def test_serving_options_are_those_of_the_project() -> None:
 def test_backfill_of_an_unknown_view_is_refused_before_a_job_is_submitted() -> None:
     with raises(ProjectError, "project.unknown_view", view="nope"):
         app.backfill("examples.flights.project", "nope")
+
+
+def _with_weak_labels(expression: pl.Expr, **changes: Any) -> Project:
+    project = load_project(locate_project("examples/flights/project.py"))
+    weak = WeakLabels(functions=(labeling_function("f", expression),))
+    return dataclasses.replace(project, examples=dataclasses.replace(project.examples, weak=weak), **changes)
+
+
+def test_project_with_labeling_functions_over_other_columns_is_refused() -> None:
+    with raises(ProjectError, "project.unknown_weak_label_column", project="flights", columns=["color"]):
+        _with_weak_labels(pl.col("color") == "red")
+    every = pl.coalesce("origin", "wind_gust", "as_of").is_null()
+    _with_weak_labels(every).require_weak_labels()
+
+
+def test_project_of_regression_with_labeling_functions_is_refused() -> None:
+    with raises(ProjectError, "project.weak_labels_of_regression", project="flights"):
+        _with_weak_labels(
+            pl.lit(1), task=Task(kind="regression", label="delay"), gate=GatePolicy(), train=TrainConfig()
+        )
+
+
+def test_project_without_labeling_functions_has_none_to_show() -> None:
+    with raises(ProjectError, "project.weak_labels_missing", project="flights"):
+        load_project(locate_project("examples/flights/project.py")).require_weak_labels()

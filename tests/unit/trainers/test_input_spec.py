@@ -52,3 +52,9 @@ def test_fit_needs_a_number_or_a_category() -> None:
 def test_fit_without_rows_is_refused() -> None:
     with raises(DataError, "data.empty_split", split="train"):
         _fit("binary", [])
+
+
+def test_class_shares_of_weighted_rows_are_shares_of_weight() -> None:
+    arrays = {"numbers": np.zeros((3, 1), np.float32), "codes": np.empty((3, 0), np.int64)}
+    labels, weights = np.array([0.0, 1.0, 1.0]), np.array([1.0, 0.75, 0.25], np.float32)
+    assert InputSpec.fit(ENCODER, TASKS["binary"], arrays, labels, weights).class_shares == (0.5, 0.5)

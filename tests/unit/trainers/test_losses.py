@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from cluster.values import TaskKind
 from tests.factories.trainers.frames import TASKS
 from trainers import losses
 from trainers.config import TrainConfig
@@ -37,6 +38,25 @@ def test_batch_loss_of_zero_logits_is_the_entropy_of_a_fair_guess() -> None:
 def test_batch_loss_of_regression_is_the_mean_squared_error() -> None:
     loss = losses.batch_loss(TASKS["regression"], torch.tensor([[1.0], [2.0]]), torch.tensor([2.0, 5.0]))
     assert loss.item() == pytest.approx((1 + 9) / 2)
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_batch_loss_of_a_row_for_each_class_is_the_expected_loss(kind: TaskKind) -> None:
+    task, logits = TASKS[kind], torch.tensor([[0.3, -1.0, 2.0]])[:, : TASKS[kind].outputs]
+    probabilities = torch.tensor([0.2, 0.8])
+    each = [losses.batch_loss(task, logits, torch.tensor([label])) for label in (0.0, 1.0)]
+    soft = losses.batch_loss(task, logits.repeat(2, 1), torch.tensor([0.0, 1.0]), row_weights=probabilities)
+    # The mean is over rows: two of them.
+    assert 2 * soft.item() == pytest.approx((0.2 * each[0] + 0.8 * each[1]).item())
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_batch_loss_multiplies_weights_of_rows_and_classes(kind: TaskKind) -> None:
+    task, logits = TASKS[kind], torch.zeros(2, TASKS[kind].outputs)
+    weights, row_weights = torch.tensor([1.0, 3.0, 1.0]), torch.tensor([0.5, 2.0])
+    loss = losses.batch_loss(task, logits, torch.tensor([0.0, 1.0]), weights, row_weights)
+    fair = losses.batch_loss(task, logits, torch.tensor([0.0, 1.0]))
+    assert loss.item() == pytest.approx(fair.item() * (0.5 + 6.0) / 2)
 
 
 def test_balanced_weight_is_rows_over_classes_times_rows_of_the_class() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader
 from trainers.data.device_transfer import DeviceRows
 from trainers.data.sharding import shard_bounds
+from trainers.data.streaming import concat_rows
 
 ROWS = st.integers(1, 90)
 WORKERS = st.integers(1, 5)
@@ -22,6 +24,11 @@ def _numbered(count: int) -> EncodedRows:
     return EncodedRows(
         np.zeros((count, 1), np.float32), np.zeros((count, 0), np.int64), np.arange(count, dtype=np.float32)
     )
+
+
+def _weighted(count: int) -> EncodedRows:
+    """Numbered rows whose weight is their number plus a half."""
+    return replace(_numbered(count), weights=np.arange(count, dtype=np.float32) + 0.5)
 
 
 def _epoch(count: int, batch: int, workers: int, number: int, seed: int = 0) -> list[list[list[float]]]:
@@ -57,13 +64,35 @@ def test_order_differs_by_epoch_and_seed_and_repeats(count: int) -> None:
     assert _epoch(count, 10, 1, 1) != _epoch(count, 10, 1, 1, seed=1)
 
 
-@given(ROWS, BATCH, st.integers(0, 3))
-def test_device_rows_make_the_same_batches(count: int, batch: int, first: int) -> None:
-    feed = MemoryLoader(_numbered(count), batch, seed=0)
-    there = feed.with_source(DeviceRows(_numbered(count), torch.device("cpu")))
+@given(ROWS, BATCH, st.integers(0, 3), st.booleans())
+def test_device_rows_make_the_same_batches(count: int, batch: int, first: int, weighted: bool) -> None:
+    rows = (_weighted if weighted else _numbered)(count)
+    feed = MemoryLoader(rows, batch, seed=0)
+    there = feed.with_source(DeviceRows(rows, torch.device("cpu")))
     assert (there.rows, there.steps) == (feed.rows, feed.steps)
     for ours, theirs in zip(feed.epoch(1, first), there.epoch(1, first), strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert (ours.weights is not None) == weighted
+        assert all(torch.equal(a, b) for a, b in zip(ours.tensors, theirs.tensors, strict=True))
+
+
+def test_weights_stay_with_their_rows_in_batches_parts_and_samples() -> None:
+    rows = _weighted(20)
+    for batch in MemoryLoader(rows, 8, seed=0).epoch(1):
+        for part in batch.split(3):
+            assert part.weights is not None
+            assert torch.equal(part.weights, part.labels + 0.5)
+    thin = rows.thin(5)
+    assert thin.weights is not None
+    assert thin.weights.tolist() == (thin.labels + 0.5).tolist()
+    assert rows.nbytes == _numbered(20).nbytes + 80
+
+
+def test_streamed_batches_and_rows_have_weights_where_there_are_some() -> None:
+    arrays = {"numbers": np.zeros((2, 1), np.float32), "labels": np.ones(2, np.float32)}
+    assert concat_rows([arrays], 1, 0).weights is None
+    weights = concat_rows([arrays | {"weights": np.array([0.5, 2.0], np.float32)}] * 2, 1, 0).weights
+    assert weights is not None
+    assert weights.tolist() == [0.5, 2.0, 0.5, 2.0]
 
 
 @given(st.integers(0, 200), st.integers(1, 9))

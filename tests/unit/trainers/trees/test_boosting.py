@@ -10,16 +10,19 @@ import pytest
 
 from cluster.errors import ProjectError
 from cluster.values import TaskKind
-from features.encoder import UNKNOWN_CODE
+from features.encoder import UNKNOWN_CODE, Encoder
 from tests.factories.errors import raises
 from tests.factories.trainers.boosted import FEW_ROUNDS, boosted
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers.config import Distill, LogUniform, ModelSpec, Prune, TrainConfig, TuneConfig
+from trainers.data.batches import EncodedRows
 from trainers.export.compression import check_steps
+from trainers.input_spec import InputSpec
 from trainers.loop.trainer import calibrate
 from trainers.metrics import PrimaryMetric
 from trainers.models import model_builder
 from trainers.models.parameters import check_parameters
+from trainers.trees.boosting import split_objectives
 from trainers.trees.early_stopping import EarlyStopping
 from trainers.trees.forest import float32_below
 from trainers.trees.libraries import library_of
@@ -73,6 +76,20 @@ def test_class_weights_raise_the_scores_of_the_weighted_class() -> None:
     weighted = boosted(config=TrainConfig(workers=1, class_weights=(1.0, 5.0)))
     arrays = weighted.encoder.encode(part(frame(), "validation"))
     assert weighted.build_model().score(arrays).mean() > boosted().build_model().score(arrays).mean() + 0.02
+
+
+def test_objective_of_weighted_rows_multiplies_weights_of_rows_and_classes() -> None:
+    arrays = np.zeros((2, 1), np.float32), np.zeros((2, 0), np.int64), np.array([0.0, 1.0], np.float32)
+    weighted, plain = EncodedRows(*arrays, np.array([0.5, 0.25], np.float32)), EncodedRows(*arrays)
+    inputs = InputSpec.fit(Encoder(columns=COLUMNS[:1], vocabularies={}), TASKS["binary"],
+                           {"numbers": arrays[0], "codes": arrays[1]}, arrays[2])  # fmt: skip
+    by_class = TrainConfig(workers=1, class_weights=(1.0, 4.0))
+    found = [
+        next(split_objectives(TASKS["binary"], config, inputs, rows)).weights
+        for config in (TrainConfig(workers=1), by_class)
+        for rows in (plain, weighted)
+    ]
+    assert [None if each is None else each.tolist() for each in found] == [None, [0.5, 0.25], [1.0, 4.0], [0.5, 1.0]]
 
 
 def test_categories_are_split_as_sets_and_an_unseen_one_is_scored() -> None:
