@@ -69,6 +69,10 @@ class Run:
         """Set tags of the run in one request."""
         self._client.log_batch(self.id, tags=[RunTag(name, value) for name, value in values.items()])
 
+    def log_file(self, path: Path, folder: str) -> None:
+        """Store a file in a folder among the run's artifacts."""
+        self._client.log_artifact(self.id, str(path), folder)
+
     def log_texts(self, files: Mapping[str, str]) -> None:
         """Store each text under its path among the run's artifacts."""
         for path, text in files.items():
@@ -215,6 +219,11 @@ class Registry:
     def log_file(self, version: ModelVersion, path: Path, folder: str) -> None:
         """Store a file in a folder among the artifacts of the version's run."""
         self._client.log_artifact(version.run_id, str(path), folder)
+
+    def has_run_file(self, version: ModelVersion, path: str) -> bool:
+        """Return whether the version's run has an artifact."""
+        files = self._client.list_artifacts(version.run_id, path.rpartition("/")[0] or None)
+        return path in [file.path for file in files]
 
     def fetch_run_file(self, version: ModelVersion, path: str) -> Path:
         """Return a file on this machine that holds an artifact of the version's run."""

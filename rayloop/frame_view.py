@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import datetime
 
 import numpy as np
@@ -71,6 +72,12 @@ class FrameView:
     def weak_key(self) -> dict[str, str]:
         """What weak labels add to fingerprints of what is trained on the frame; empty without them."""
         return {"weak": f"{self.weak_snapshot.table}@{self.weak_snapshot.id}"} if self.weak_snapshot else {}
+
+    def with_encoder(self, encoder: Encoder) -> FrameView:
+        """Return the same rows, encoded by an encoder that other rows fitted."""
+        view = copy.copy(self)
+        view.encoder = encoder
+        return view
 
     @property
     def period(self) -> tuple[datetime, datetime]:

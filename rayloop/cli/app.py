@@ -63,6 +63,9 @@ Reason = Annotated[str, typer.Option(help="Reason for the rollout journal")]
 Only = Annotated[
     str, typer.Option("--rollout", help="Apply only if this is the current rollout; `rayloop status` shows its id")
 ]
+FromVersion = Annotated[
+    str, typer.Option(help="Continue the weights or trees of this version; its features must be the project's")
+]
 OneOf = Annotated[str, typer.Option("--version", help="Challenger version, if there are several")]
 
 
@@ -266,15 +269,18 @@ def tune(project: ProjectArgument) -> None:
 
 
 @app.command()
-def train(project: ProjectArgument) -> None:
+def train(project: ProjectArgument, from_version: FromVersion = "") -> None:
     """Train the project's model with its declared settings; register it if it passes the gate."""
-    run_or_submit("train", project)
+    run_or_submit("train", project, from_version=from_version or None)
 
 
 @app.command()
-def retrain(project: ProjectArgument, until: Until = "", reason: Reason = "by hand") -> None:
+def retrain(
+    project: ProjectArgument, until: Until = "", reason: Reason = "by hand", from_version: FromVersion = ""
+) -> None:
     """Train the champion's recipe on newer data and roll out the result."""
-    run_or_submit("retrain", project, until=_moment(until, "--until"), reason=reason)
+    moment = _moment(until, "--until")
+    run_or_submit("retrain", project, until=moment, reason=reason, from_version=from_version or None)
 
 
 @app.command()

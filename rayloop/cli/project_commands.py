@@ -10,6 +10,7 @@ from rayloop.context import ProjectContext
 from rayloop.report import report_data
 from rayloop.report.run_summary import print_summary
 from rayloop.retraining.retrain_gains import RETRAINED_BECAUSE
+from rayloop.retraining.warm_start import load_warm_start
 from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, feature_data
 from rayloop.stages.candidate import Recipe
@@ -68,12 +69,18 @@ def tune(context: ProjectContext) -> None:
         context.progress(f"best: {recipe.config.model_dump_json()} {dict(recipe.spec.parameters)}")
 
 
-def train(context: ProjectContext) -> None:
-    """Train the model with the settings that the project declares, and register it if it passes the gate."""
+def train(context: ProjectContext, from_version: str | None = None) -> None:
+    """Train the model with the settings that the project declares, and register it if it passes the gate.
 
+    Args:
+        context: The project.
+        from_version: Continue this version in place of training from the beginning; None: do not.
+    """
+    recipe = Recipe(context.project.model, context.project.train)
+    if from_version:
+        recipe = recipe._replace(start=load_warm_start(context, from_version, recipe.spec))
     frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
     with context.progress.stage("train"):
-        recipe = Recipe(context.project.model, context.project.train)
         version = build_version(context, frame, recipe, "trained by hand").version
         context.progress(f"serve {version} with `rayloop deploy PROJECT --version {version.version}`")
 
@@ -90,17 +97,18 @@ def label(context: ProjectContext, *, weak: bool) -> None:
         context.progress(line)
 
 
-def retrain(context: ProjectContext, until: datetime, reason: str) -> None:
+def retrain(context: ProjectContext, until: datetime, reason: str, from_version: str | None = None) -> None:
     """Train the champion's recipe on newer data and roll the result out.
 
     Args:
         context: The project.
         until: Use only what was known at this time.
         reason: Why; stored as a tag of the new version.
+        from_version: Continue this version in place of training from the beginning; None: do not.
     """
     require_same_settings(context)
     context.progress(f"retraining {context.project.name} on the data known at {until:%Y-%m-%d %H:%M}: {reason}")
-    candidate = retrain_champion(context, until)
+    candidate = retrain_champion(context, until, from_version)
     context.registry.set_tag(candidate.version, RETRAINED_BECAUSE, reason)
     release(context, candidate.version)
 

@@ -127,11 +127,12 @@ def option_words(options: Mapping[str, Option]) -> list[str]:
     """
     words = []
     for name, value in options.items():
+        option = name.replace("_", "-")
         if isinstance(value, bool):
-            words += [f"--{name}"] * value
+            words += [f"--{option}"] * value
         elif value is not None:
             texts = [value.isoformat()] if isinstance(value, datetime) else [value] if isinstance(value, str) else value
-            words += [word for text in texts for word in (f"--{name}", text)]
+            words += [word for text in texts for word in (f"--{option}", text)]
     return words
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from cluster.values import GateReport, ModelVersion
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
+from rayloop.retraining.warm_start import WarmStart
 from trainers.config import ModelSpec, TrainConfig
 
 
@@ -17,6 +18,8 @@ class Recipe(NamedTuple):
     config: TrainConfig
     shuffle_labels: bool = False
     """Train on shuffled labels: the sabotaged challenger of a simulation."""
+    start: WarmStart | None = None
+    """The version whose training continues; None: from the beginning."""
 
 
 class CandidateBuild(NamedTuple):

@@ -36,6 +36,8 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
     parts = tuple(_part_facts(frame, split, project.task.kind != "multiclass") for split in PARTS)
     features = _feature_facts(context, frame)
     model = {"kind": fit_result.spec.name, "temperature": fit_result.temperature, **fit_result.spec.parameters}
+    if build.recipe.start is not None:
+        model["started_from"] = f"v{build.recipe.start.version.version}"
     return model_card.ModelCard(
         model=project.name,
         name=build.name,

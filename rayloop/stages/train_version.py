@@ -17,6 +17,7 @@ from features.split import PARTS, TRAIN, VALIDATION
 from features.types import AS_OF
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
+from rayloop.retraining.warm_start import STARTED_FROM, store_starting_point
 from rayloop.stages import model_cards
 from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
@@ -75,6 +76,8 @@ def build_version(
     Raises:
         GateFailed: The candidate fails the gate, and there is no ``override_gate``.
     """
+    if recipe.start is not None:
+        frame = frame.with_encoder(recipe.start.encoder)
     fingerprint = _fingerprint(context, frame, recipe)
     if version := context.registry.find_version(context.project.name, fingerprint):
         context.progress(f"reusing {version}: same data, code and settings")
@@ -116,12 +119,13 @@ def _train(build: CandidateBuild, run: Run) -> CompressionResult:
     project, curves = context.project, CurveLogger(run)
     folder = f"{context.checkpoints}/{build.fingerprint[:16]}"
     data = frame.with_shuffled_labels(recipe.config.seed) if recipe.shuffle_labels else frame.data
+    point = recipe.start.point if recipe.start else None
 
     def train(
         spec: ModelSpec, config: TrainConfig, step: int, start: Weights | None = None, teacher: Teacher | None = None
     ) -> FitResult:
         fit_result = fit(
-            FitRequest(spec, config, project.task, frame.encoder, start, teacher),
+            FitRequest(spec, config, project.task, frame.encoder, start, teacher, point.inputs if point else None),
             data,
             context.progress,
             name=project.name,
@@ -133,7 +137,8 @@ def _train(build: CandidateBuild, run: Run) -> CompressionResult:
     if project.compress:
         inputs = data.encode(frame.encoder, project.task, recipe.config.cache_mib).inputs
         check_steps(project.compress, recipe.spec, inputs, project.task)
-    fit_result = train(recipe.spec, recipe.config, 0)
+    fit_result = train(recipe.spec, recipe.config, 0, point.state if point else None)
+    store_starting_point(run, fit_result)
     curves.complete(fit_result.epochs)
     compressed = compress(build, fit_result, train)
     Checkpointer(folder).clear()
@@ -204,6 +209,7 @@ def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> s
     }
     # Only where there are steps: versions from before compression existed keep their fingerprints.
     body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
+    body |= {"start": recipe.start.version.fingerprint} if recipe.start else {}
     return json_fingerprint(body, default=str)
 
 
@@ -235,6 +241,7 @@ def _origin(build: CandidateBuild) -> dict[str, str]:
         "rayloop.features": build.context.project.features.content_hash,
         "rayloop.code": build.context.code_version,
         **({WEAK_LABELS: str(build.frame.weak_labels)} if build.frame.weak_labels else {}),
+        **({STARTED_FROM: f"v{build.recipe.start.version.version}"} if build.recipe.start else {}),
     }
 
 

@@ -47,7 +47,7 @@ def train(
         DataError: Loss or metric is not a number.
     """
     validation = {"numbers": held_out.numbers, "codes": held_out.codes}
-    boosting = Boosting(spec.model, spec.config, spec.task, spec.inputs, rows, validation)
+    boosting = Boosting(spec.model, spec.config, spec.task, spec.inputs, rows, validation, spec.start)
     return _BoostingLoop(spec, boosting, rows, held_out.labels, on_progress).run(on_epoch)
 
 
@@ -120,7 +120,7 @@ class _BoostingLoop:
                 loss=self._epochs[-1].loss if self._epochs else 0.0,
                 lr=parameters.learning_rate,
                 rows_per_second=rate * self._rows,
-                left_seconds=(parameters.rounds - self._boosting.rounds) / rate if rate else 0.0,
+                left_seconds=(self._boosting.most_rounds - self._boosting.rounds) / rate if rate else 0.0,
                 workers=1,
                 seconds={},
             )

@@ -31,6 +31,6 @@ class TrainSpec:
     task: Task
     inputs: InputSpec
     start: Weights | None = None
-    """Initial weights; drawn at random by default."""
+    """Initial weights, or trees that continue; drawn at random, or none, by default."""
     teacher: Teacher | None = None
     """Teacher for knowledge distillation."""

@@ -54,9 +54,11 @@ class FitRequest:
     task: Task
     encoder: Encoder
     start: Weights | None = None
-    """Initial weights; drawn at random by default."""
+    """Initial weights, or trees that continue; drawn at random, or none, by default."""
     teacher: Teacher | None = None
     """Teacher for knowledge distillation."""
+    inputs: InputSpec | None = None
+    """Statistics of the rows that ``start`` was trained on, whose scale it keeps; default: those of the data."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,13 @@ def fit(
     encoded_data = data.encode(request.encoder, task, config.cache_mib)
     model_builder.check(request.spec, encoded_data.inputs, task)
     encode_seconds = time.perf_counter() - started
-    losses.class_weights(task, config, encoded_data.inputs)
+    inputs = encoded_data.inputs
+    if request.inputs is not None:
+        inputs = request.inputs.model_copy(update={"class_shares": inputs.class_shares})
+    losses.class_weights(task, config, inputs)
     if warning := capacity_warning(config.min_workers or config.workers, config.cpus_per_worker):
         print_line(warning)
-    spec = TrainSpec(request.spec, config, task, encoded_data.inputs, request.start, request.teacher)
+    spec = TrainSpec(request.spec, config, task, inputs, request.start, request.teacher)
     reporter = _ProgressReporter(print_line, metrics.primary_metric(task).name, on_event)
     with _event_queue(reporter) as queue:
         outcome = run_worker_group(spec, encoded_data, queue=queue, name=name, checkpoints=checkpoints)
@@ -147,7 +152,7 @@ def fit(
         config=request.config,
         task=task,
         encoder=request.encoder,
-        inputs=encoded_data.inputs,
+        inputs=inputs,
         state=outcome.state,
         epochs=outcome.epochs,
         metrics=outcome.best.metrics,

@@ -30,6 +30,7 @@ class Boosting:
         inputs: Description of the inputs.
         train: Training rows.
         validation: Encoded validation rows.
+        start: A model that continues, as ``state`` returns it; its rounds come before those of the parameters.
     """
 
     def __init__(
@@ -40,12 +41,19 @@ class Boosting:
         inputs: InputSpec,
         train: EncodedRows,
         validation: Arrays,
+        start: State | None = None,
     ) -> None:
         self.parameters: BoostingParameters = parameters_of(spec)
         self._task, self._inputs, self._validation = task, inputs, validation
         build = library_of(spec).booster
         rows = split_objectives(task, config, inputs, train)
-        self._boosters: list[Booster] = [build(self.parameters, each, config.seed, config.threads) for each in rows]
+        self._boosters: list[Booster] = [
+            build(self.parameters, each, config.seed, config.threads, start[state_key(i)].tobytes() if start else None)
+            for i, each in enumerate(rows)
+        ]
+        earlier = max(library_of(spec).rounds(start[key].tobytes()) for key in start) if start else 0
+        self.most_rounds = earlier + self.parameters.rounds
+        """Rounds after which training ends."""
         self._logits = np.zeros((len(validation["numbers"]), task.outputs))
         self._scored = 0
         self._can_grow = True
@@ -58,11 +66,11 @@ class Boosting:
     @property
     def is_complete(self) -> bool:
         """Whether all rounds are trained, or another one would add nothing."""
-        return not self._can_grow or self.rounds >= self.parameters.rounds
+        return not self._can_grow or self.rounds >= self.most_rounds
 
     def grow_block(self, on_round: Callable[[], None] = lambda: None) -> None:
         """Train the rounds until the next evaluation, and call ``on_round`` after each."""
-        end = min(self.rounds + self.parameters.block, self.parameters.rounds)
+        end = min(self.rounds + self.parameters.block, self.most_rounds)
         while self._can_grow and self.rounds < end:
             growing = [booster.grow() for booster in self._boosters]
             self._can_grow = any(growing)

@@ -21,10 +21,12 @@ class Library(NamedTuple):
 
     package: str
     """The package to import."""
-    booster: Callable[[Any, BoostingRows, int, int], Booster]
-    """Starts a training: parameters, rows, seed, threads."""
+    booster: Callable[[Any, BoostingRows, int, int, bytes | None], Booster]
+    """Starts a training: parameters, rows, seed, threads, and a model that continues."""
     load: Callable[[bytes], Any]
     """The library's model from what ``Booster.save`` returned."""
+    rounds: Callable[[bytes], int]
+    """Rounds of what ``Booster.save`` returned."""
     predict: Callable[[Any, Arrays], np.ndarray]
     """Logits of encoded rows by the library's model, float64 [n, classes]."""
     forest: Callable[[bytes], Forest]
@@ -36,6 +38,7 @@ _LIBRARIES = {
         "lightgbm",
         lightgbm_booster.LightgbmBooster,
         lightgbm_booster.load,
+        lambda model: lightgbm_booster.load(model).current_iteration(),
         lambda model, arrays: lightgbm_booster.predict(model, arrays, num_threads=1),
         lambda model: lightgbm_text.read_forest(model.decode()),
     ),
@@ -43,6 +46,7 @@ _LIBRARIES = {
         "xgboost",
         xgboost_booster.XgboostBooster,
         xgboost_booster.load,
+        lambda model: xgboost_booster.load(model).num_boosted_rounds(),
         xgboost_booster.predict,
         xgboost_json.read_forest,
     ),

@@ -21,9 +21,12 @@ class LightgbmBooster:
         rows: Training rows.
         seed: Seed of row and column samples.
         threads: Threads; the trees do not depend on their number.
+        start: A model that continues, as ``save`` returns it; it gets its first new round here.
     """
 
-    def __init__(self, parameters: LightgbmParameters, rows: BoostingRows, seed: int, threads: int) -> None:
+    def __init__(
+        self, parameters: LightgbmParameters, rows: BoostingRows, seed: int, threads: int, start: bytes | None = None
+    ) -> None:
         # LightGBM takes more than a second to import, and only processes that train or score need it.
         import lightgbm
 
@@ -33,7 +36,11 @@ class LightgbmBooster:
         # Copies: LightGBM warns of a view.
         columns, labels = join_arrays(rows.arrays), np.array(rows.labels)
         data = lightgbm.Dataset(columns, labels, weight=rows.weights, categorical_feature=categories, params=options)
-        self._booster: Any = lightgbm.Booster(options, data)
+        self._booster: Any = (
+            lightgbm.Booster(options, data)
+            if start is None
+            else lightgbm.train(options, data, 1, init_model=load(start), keep_training_booster=True)
+        )
         self._threads, self._classes = threads, rows.classes
 
     @property

@@ -28,15 +28,24 @@ class XgboostBooster:
         rows: Training rows.
         seed: Seed of row and column samples.
         threads: Threads.
+        start: A model that continues, as ``save`` returns it.
     """
 
-    def __init__(self, parameters: XgboostParameters, rows: BoostingRows, seed: int, threads: int) -> None:
+    def __init__(
+        self, parameters: XgboostParameters, rows: BoostingRows, seed: int, threads: int, start: bytes | None = None
+    ) -> None:
         import xgboost
 
-        start = _start(rows)
-        self._base = logit(start) if rows.kind == "binary" else start
+        base = _base(rows)
+        self._continues = start is not None
+        self._base = logit(base) if rows.kind == "binary" else base
         self._data = _matrix(rows.arrays, threads, label=np.array(rows.labels), weight=rows.weights)
-        self._booster: Any = xgboost.Booster(_options(parameters, rows, seed, threads, start), [self._data])
+        options = _options(parameters, rows, seed, threads)
+        self._booster: Any = (
+            xgboost.Booster(options | {"base_score": base}, [self._data])
+            if start is None
+            else xgboost.Booster(options, [self._data], bytearray(start))
+        )
         self._threads, self._classes = threads, rows.classes
 
     @property
@@ -54,6 +63,10 @@ class XgboostBooster:
         if (end := min(start + rounds, self.rounds)) <= start:
             return np.zeros((len(arrays["numbers"]), self._classes))
         margins = _margins(self._booster, arrays, self._threads, (start, end))
+        if start and self._continues:
+            # The model has the base of its first training: it cancels out.
+            whole = _margins(self._booster, arrays, self._threads, (0, end))
+            return whole - _margins(self._booster, arrays, self._threads, (0, start))
         return margins - self._base if start else margins
 
     def save(self, rounds: int) -> bytes:
@@ -86,22 +99,19 @@ def _matrix(arrays: Arrays, threads: int, **labels: Any) -> Any:
     return xgboost.DMatrix(columns, feature_types=kinds, enable_categorical=True, nthread=threads, **labels)
 
 
-def _start(rows: BoostingRows) -> float:
+def _base(rows: BoostingRows) -> float:
     """What the model starts from, as XGBoost's ``base_score``: of a binary task, the mean label."""
     if rows.kind != "binary":
         return 0.0
     return float(np.clip(np.average(rows.labels, weights=rows.weights), 1e-6, 1 - 1e-6))
 
 
-def _options(
-    parameters: XgboostParameters, rows: BoostingRows, seed: int, threads: int, start: float
-) -> dict[str, Any]:
+def _options(parameters: XgboostParameters, rows: BoostingRows, seed: int, threads: int) -> dict[str, Any]:
     objective, metric = _OBJECTIVES[rows.kind]
     options = {
         **parameters.model_dump(exclude={"rounds"}),
         "objective": objective,
         "eval_metric": metric,
-        "base_score": start,
         "tree_method": "hist",
         "seed": seed,
         "nthread": threads,

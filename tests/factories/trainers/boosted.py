@@ -28,17 +28,21 @@ def boosted(
     config: TrainConfig | None = None,
     columns: tuple[Column, ...] = COLUMNS,
     table: pa.Table | None = None,
+    start: FitResult | None = None,
 ) -> FitResult:
-    """Trees as ``fit`` returns them."""
+    """Trees as ``fit`` returns them; ``start`` are trees that continue, with their encoder and scale."""
     from trainers.loop.trainer import FitResult  # imports Ray, which few of the tests here need
 
     spec = spec or ModelSpec(build="lightgbm", parameters=FEW_ROUNDS)
     config, task = config or TrainConfig(workers=1), TASKS[kind]
     table = frame(kind) if table is None else table
-    encoder = Encoder.fit(columns, part(table, "train"))
+    encoder = start.encoder if start else Encoder.fit(columns, part(table, "train"))
     train, validation = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
-    outcome = boosting_loop.train(TrainSpec(spec, config, task, inputs), train, validation)
+    if start:
+        inputs = start.inputs
+    state = start.state if start else None
+    outcome = boosting_loop.train(TrainSpec(spec, config, task, inputs, state), train, validation)
     return FitResult(
         spec, config, task, encoder, inputs, outcome.state, outcome.epochs, outcome.best.metrics, {}, {"total": 0.0}
     )

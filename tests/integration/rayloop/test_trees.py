@@ -60,3 +60,5 @@ def test_project_of_trees_is_trained_served_and_retrained(cluster: Settings, tmp
     assert newest.version != champion.version
     assert newest.tags["rayloop.retrained_because"] == "more rows"
     assert Manifest.load(registry.fetch(newest)).recipe["model"] == PARAMETERS
+    rayloop(cluster, tmp_path, "train", "boosted.py", "--from-version", champion.version)
+    assert registry.versions("boosted")[-1].tags["rayloop.started_from"] == f"v{champion.version}"

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from mlflow import MlflowClient
 
-from cluster.errors import GateFailed
+from cluster.errors import GateFailed, ProjectError, VersionNotFound
 from cluster.names import CHAMPION
 from cluster.registry import GATE_TAG
 from cluster.settings import Settings
+from features.builders import derive
+from features.definitions import Column, FeatureSet
+from features.encoder import Encoder
+from features.manifest import Manifest
 from features.split import PARTS
 from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import Location
+from rayloop.retraining.warm_start import STARTED_FROM, load_warm_start
 from rayloop.stages import train_version
 from rayloop.stages.candidate import Recipe
 from rayloop.stages.train_version import build_version
+from tests.factories.deployments.bundles import register
 from tests.factories.errors import raises
 from tests.factories.rayloop.projects import CONFIG, SPEC, InMemoryFrame, late_project
+from tests.factories.trainers.frames import COLUMNS
 from tests.factories.trainers.training import trained
 from trainers.card.model_card import ModelCard
+from trainers.config import ModelSpec
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
 from trainers.evaluation.slices import SlicePolicy
+from trainers.loop.trainer import FitRequest
 
 
 @pytest.fixture
@@ -108,3 +119,52 @@ def test_build_version_with_override_records_it_on_the_card(context: Callable[[G
     )
     card = _card(at_work, forced.version.run_id)
     assert (card.passed, card.override) == (False, "we want to see it fail")
+
+
+@pytest.mark.long
+def test_version_is_continued_with_its_weights_encoder_and_scale_and_says_so(
+    context: Callable[[GatePolicy], ProjectContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work = context(GatePolicy())
+    first = build_version(at_work, InMemoryFrame(), Recipe(SPEC, CONFIG), "first")
+    start = load_warm_start(at_work, "1", SPEC)
+    fit, asked = train_version.fit, list[FitRequest]()
+    monkeypatch.setattr(train_version, "fit", lambda request, *rest, **more: asked.append(request) or fit())
+    frame = InMemoryFrame()
+    frame.encoder = Encoder.fit(COLUMNS, frame.rows.slice(0, 5))
+    second = build_version(at_work, frame, Recipe(SPEC, CONFIG, start=start), "second")
+    (request,) = asked
+    fitted = fit()
+    assert request.start is not None
+    assert all((request.start[name] == value).all() for name, value in fitted.state.items())
+    assert (request.inputs, request.encoder) == (fitted.inputs, InMemoryFrame().encoder)
+    assert second.version.version != first.version.version
+    assert second.version.tags[STARTED_FROM] == "v1"
+    assert STARTED_FROM not in first.version.tags
+    assert _card(at_work, second.version.run_id).recipe["model"]["started_from"] == "v1"
+    # The same start on the same rows is the same version; from the beginning it is the first one.
+    again = build_version(at_work, frame, Recipe(SPEC, CONFIG, start=start), "again")
+    assert again.version.version == second.version.version
+
+
+@pytest.mark.long
+def test_version_with_other_features_or_without_weights_is_not_continued(
+    context: Callable[[GatePolicy], ProjectContext], tmp_path: Path
+) -> None:
+    at_work = context(GatePolicy())
+    first = build_version(at_work, InMemoryFrame(), Recipe(SPEC, CONFIG), "first").version
+    bundle = at_work.registry.fetch(first)
+    at = Column(name="at", kind="timestamp")
+    fewer = FeatureSet(name="late", request=(*COLUMNS[1:], at), as_of=derive("as_of", pl.col("at"), "timestamp"))
+    other = Manifest.load(bundle).model_copy(update={"features": fewer, "feature_hash": fewer.content_hash})
+    copied = tmp_path / "copied"
+    shutil.copytree(bundle, copied)
+    register(at_work.registry, "late", copied)
+    with raises(VersionNotFound, "registry.version_without_weights", version="2"):
+        load_warm_start(at_work, "2", SPEC)
+    other.save(copied)
+    register(at_work.registry, "late", copied)
+    with raises(ProjectError, "project.warm_start_features", version="3", columns=["plain (number)"]):
+        load_warm_start(at_work, "3", SPEC)
+    with raises(ProjectError, "project.warm_start_model", version="1"):
+        load_warm_start(at_work, "1", ModelSpec(build="linear"))

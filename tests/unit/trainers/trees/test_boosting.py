@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from cluster.errors import ProjectError
@@ -19,7 +20,7 @@ from trainers.data.batches import EncodedRows
 from trainers.export.compression import check_steps
 from trainers.input_spec import InputSpec
 from trainers.loop.trainer import calibrate
-from trainers.metrics import PrimaryMetric
+from trainers.metrics import PrimaryMetric, primary_metric
 from trainers.models import model_builder
 from trainers.models.parameters import check_parameters
 from trainers.trees.boosting import split_objectives
@@ -27,6 +28,7 @@ from trainers.trees.early_stopping import EarlyStopping
 from trainers.trees.forest import float32_below
 from trainers.trees.libraries import library_of
 from trainers.trees.parameters import check_settings, parameters_of, pool_workers
+from trainers.trees.tree_model import TreeModel
 
 LIGHTGBM = ModelSpec(build="lightgbm")
 
@@ -50,6 +52,32 @@ def test_boosting_repeats_bit_for_bit_and_another_seed_differs(kind: TaskKind, b
     one, again, other = (boosted(kind, spec, TrainConfig(workers=1, seed=seed)) for seed in (3, 3, 4))
     assert all(np.array_equal(value, again.state[name]) for name, value in one.state.items())
     assert any(not np.array_equal(value, other.state[name]) for name, value in one.state.items())
+
+
+@pytest.mark.parametrize("build", ["lightgbm", "xgboost"])
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression", "multilabel"])
+def test_boosting_continues_the_trees_of_a_version_on_other_rows(kind: TaskKind, build: str) -> None:
+    few = {"rounds": 10, "learning_rate": 0.05}
+    first = boosted(kind, ModelSpec(build=build, parameters=few))
+    more = boosted(kind, ModelSpec(build=build, parameters={"rounds": 20}), table=frame(kind, seed=8), start=first)
+    library = library_of(first.spec)
+    for name, before in first.state.items():
+        old, new = (library.forest(state.tobytes()) for state in (before, more.state[name]))
+        assert len(new.trees) > len(old.trees)
+        assert new.base == pytest.approx(old.base)
+        for one, other in zip(old.trees, new.trees, strict=False):
+            assert np.array_equal(one.features, other.features)
+            assert one.leaves == pytest.approx(other.leaves)
+    kept = first.epochs[-1].rounds
+    assert kept < more.epochs[-1].rounds <= kept + 20
+    held_out = part(frame(kind, seed=8), "validation")
+    primary = primary_metric(TASKS[kind])
+    from_zero = boosted(kind, ModelSpec(build=build, parameters=few), table=frame(kind, seed=8))
+    assert primary.is_better(more.metrics[primary.name], from_zero.metrics[primary.name])
+    graph = TreeModel(more.spec, more.task, more.inputs, more.state).to_onnx()
+    session = onnxruntime.InferenceSession(graph)
+    (scores,) = session.run(None, more.encoder.encode(held_out))
+    assert scores == pytest.approx(more.build_model().score(more.encoder.encode(held_out)), rel=1e-5, abs=1e-5)
 
 
 def test_boosting_stops_after_patience_and_keeps_the_best_rounds() -> None:
