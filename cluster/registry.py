@@ -37,6 +37,11 @@ _ENVIRONMENT = {
 }
 
 
+def _set_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 class Run:
     """An MLflow run that is being written."""
 
@@ -88,8 +93,7 @@ class Registry:
     @cached_property
     def _client(self) -> MlflowClient:
         uri = self._settings.mlflow_uri
-        for name, value in _ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        _set_environment()
         if uri.startswith("sqlite:///"):
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -228,6 +232,28 @@ class Registry:
     def fetch_run_file(self, version: ModelVersion, path: str) -> Path:
         """Return a file on this machine that holds an artifact of the version's run."""
         return self._download(f"runs:/{version.run_id}/{path}")
+
+    def fetch_model(self, uri: str) -> Path:
+        """Return a folder or file on this machine that holds a model of any MLflow store.
+
+        Args:
+            uri: Such as ``models:/name/3`` or ``runs:/id/model``; in the store that MLFLOW_TRACKING_URI names, if it
+                is set, else in this one.
+
+        Raises:
+            VersionNotFound: The store has no such model.
+        """
+        _set_environment()
+        store = os.environ.get("MLFLOW_TRACKING_URI", self._settings.mlflow_uri)
+        registry = os.environ.get("MLFLOW_REGISTRY_URI", store)
+        try:
+            return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=store, registry_uri=registry))
+        # Each kind of store has errors of its own.
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise VersionNotFound(
+                "registry.model_not_fetched", uri=uri, store=hide_password(store), reason=reason
+            ) from error
 
     def model_names(self) -> list[str]:
         """Names of all registered models, in order."""

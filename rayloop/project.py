@@ -220,7 +220,9 @@ class Project:
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""
         check_parameters(self.model, self.model.parameters)
-        if not self.model.is_module:
+        if self.model.is_imported:
+            self._require_no_training()
+        elif not self.model.is_module:
             check_settings(self.model, self.train, self.tune, self.compress)
         space = self.tune.space if self.tune else {}
         check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
@@ -228,6 +230,19 @@ class Project:
             if isinstance(step, Distill):
                 check_parameters(step.student, step.student.parameters)
                 require_module(step.student, step)
+
+    def _require_no_training(self) -> None:
+        """Refuse what would change or train an imported model."""
+        settings = {
+            "tune": self.tune is not None,
+            "simulation": self.simulation is not None,
+            "compress": bool(self.compress),
+            "retrain.on": bool(self.retrain.on),
+            "train.calibrate": self.train.calibrate != "none",
+        }
+        for name, is_set in settings.items():
+            if is_set:
+                raise ProjectError("project.imported_is_fixed", what=name)
 
 
 def require_name(name: str) -> None:

@@ -15,6 +15,8 @@ Schedule = Literal["onecycle", "cosine", "constant"]
 Precision = Literal["float32", "bf16", "fp16"]
 TREES = ("lightgbm", "xgboost")
 """Kinds of models that are boosted trees."""
+IMPORTED: Literal["imported"] = "imported"
+"""Kind of a model that was trained elsewhere."""
 
 MEBIBYTE = 1 << 20
 SCORE_BATCH_ROWS = 16_384
@@ -123,16 +125,22 @@ class TrainConfig(Frozen):
 class ModelSpec(Frozen):
     """Kind of a model and its parameters."""
 
-    build: Literal["linear", "mlp", "ft_transformer", "lightgbm", "xgboost"] | Callable[..., Any] = "mlp"
-    """A built-in kind, or a function ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``.
-    Ray pickles the function within the job; serving does not need it."""
+    build: Literal["linear", "mlp", "ft_transformer", "lightgbm", "xgboost", "imported"] | Callable[..., Any] = "mlp"
+    """A built-in kind; "imported", for the model that ``rayloop import`` took; or a function
+    ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``. Ray pickles the function within the job;
+    serving does not need it."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     """Keyword arguments of ``build``; the others keep their defaults. Of trees: trainers/trees/parameters.py."""
 
     @property
     def is_module(self) -> bool:
         """Whether it is a torch module, and not trained by a library of its own."""
-        return self.build not in TREES
+        return self.build not in (*TREES, IMPORTED)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it was trained elsewhere."""
+        return self.build == IMPORTED
 
     @property
     def name(self) -> str:

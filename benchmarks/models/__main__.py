@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from benchmarks.models import label_queue, weak_labels
+from benchmarks.models import imports, label_queue, weak_labels
 from benchmarks.sections import Section, run_sections
 
 _ABOUT = """\
-One row of the table is one claim about models or about the labels that train them. Seeds are fixed. docs/labels.md and
-docs/training.md explain the terms."""
+One row of the table is one claim about models or about the labels that train them. Seeds are fixed. docs/labels.md,
+docs/import.md and docs/training.md explain the terms."""
 
-SECTIONS: dict[str, Section] = {"label-queue": label_queue.rows, "weak-labels": weak_labels.rows}
+SECTIONS: dict[str, Section] = {
+    "label-queue": label_queue.rows,
+    "weak-labels": weak_labels.rows,
+    "import": imports.rows,
+}
 
 
 def main() -> None:

@@ -232,6 +232,43 @@ def init(
     init_project(name, table, Answers(label, key, time, entity, task), _ask, typer.echo)
 
 
+@app.command("import")
+def import_(
+    project: Annotated[str, typer.Argument(help="Name of a new project, or name or path of one that there is")],
+    model: Annotated[
+        str,
+        typer.Argument(help="File of ONNX, LightGBM, XGBoost or scikit-learn, or MLflow URI such as models:/name/3"),
+    ],
+    rows: Annotated[str, typer.Option(help="CSV or Parquet file with reference rows; required for a new project")] = "",
+    label: Annotated[str, typer.Option(help="Column with the outcome")] = "",
+    key: Annotated[str, typer.Option(help="Column that identifies a row")] = "",
+    time: Annotated[str, typer.Option(help="Column with the time of a row; default: the file's")] = "",
+    task: Annotated[str, typer.Option(help="binary, multiclass or regression, where the model does not say")] = "",
+    columns: Annotated[
+        str, typer.Option(help="Names of the model's inputs in order, separated by commas, where it does not have them")
+    ] = "",
+    output: Annotated[str, typer.Option(help="Of an ONNX graph with several outputs, the one with the scores")] = "",
+    trust: Annotated[bool, typer.Option("--trust", help="Run the code that a pickle or an unknown type has")] = False,
+) -> None:
+    """Serve a model that was trained elsewhere: the first directly, later ones through a rollout.
+
+    It is converted to ONNX and compared with itself on the reference rows, gets a project (NAME/project.py) with
+    schema and profile, and becomes a version as a trained one does. Starts a local cluster first if there is none.
+    """
+    from rayloop.scaffold.import_model import ImportRequest, import_model
+
+    names = tuple(name.strip() for name in columns.split(",") if name.strip())
+    request = ImportRequest(project, model, rows, label, key, time, task, names, output, trust)
+    reference = import_model(request, load_settings(), typer.echo)
+    run_or_submit("import-version", reference, check=lambda declared: _start_if_absent())
+
+
+@app.command(hidden=True)
+def import_version(project: ProjectArgument) -> None:
+    """Register and serve the imported model of a project; part of `import`."""
+    run_or_submit("import-version", project)
+
+
 @app.command()
 def check(
     project: ProjectArgument,

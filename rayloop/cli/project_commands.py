@@ -17,6 +17,7 @@ from rayloop.stages.candidate import Recipe
 from rayloop.stages.deploy import release, require_same_settings, resume_serving, roll_back
 from rayloop.stages.retrain import retrain_champion
 from rayloop.stages.train_version import build_first_version, build_version, choose_recipe
+from trainers.config import IMPORTED, ModelSpec
 
 
 def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
@@ -95,6 +96,22 @@ def label(context: ProjectContext, *, weak: bool) -> None:
     frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
     for line in frame.weak_labels.lines() if weak and frame.weak_labels else ():
         context.progress(line)
+
+
+def import_version(context: ProjectContext) -> None:
+    """Gate, register and serve the model that was imported into the project's folder.
+
+    Raises:
+        GateFailed: It fails the project's gate.
+    """
+    require_same_settings(context)
+    snapshots = feature_data.snapshots_of(feature_data.ingest_sources(context))
+    frame = feature_data.training_frame(context, snapshots)
+    with context.progress.stage("import"):
+        recipe = Recipe(ModelSpec(build=IMPORTED), context.project.train)
+        version = build_version(context, frame, recipe, "imported").version
+    feature_data.materialize_online(context, snapshots, datetime.now(UTC), [version])
+    release(context, version)
 
 
 def retrain(context: ProjectContext, until: datetime, reason: str, from_version: str | None = None) -> None:

@@ -80,7 +80,7 @@ def _check_examples(
         return
     try:
         sample = examples.gather_every(-(-examples.height // LEAK_ROWS))
-        judgment.diagnostics.extend(check_leaks(project, _with_views(project, samples, rows, sample, judgment.unseen)))
+        judgment.diagnostics.extend(check_leaks(project, with_views(project, samples, rows, sample, judgment.unseen)))
     except (DataError, pl.exceptions.PolarsError) as error:
         judgment.diagnostics.append(_failed(error))
 
@@ -97,14 +97,22 @@ def _check_split(project: Project, sample: TableSample, examples: pl.DataFrame, 
     judgment.facts.append(f"{counts}" if sample.is_whole else f"{counts} (estimated)")
 
 
-def _with_views(
+def with_views(
     project: Project,
     samples: Mapping[str, TableSample],
     rows: Mapping[str, pl.DataFrame],
     examples: pl.DataFrame,
     unseen: list[str],
 ) -> pl.DataFrame:
-    """Add the features of views, and those derived from them, where all events are at hand and not too many."""
+    """Add the features of views, and those derived from them, where all events are at hand and not too many.
+
+    Args:
+        project: The project.
+        samples: Samples of its sources by name.
+        rows: Their rows in the types of the sources.
+        examples: Rows with id, time and request-time features.
+        unseen: Receives what is not added, and why.
+    """
     features: FeatureSet = project.features
     lacking = {view.source for view in features.views if view.source not in rows or not samples[view.source].is_whole}
     if lacking:

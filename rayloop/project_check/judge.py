@@ -28,7 +28,7 @@ def judge_project(reference: str) -> CheckReport:
     except RayloopError as error:
         diagnostic = Diagnostic.from_error(error, "project")
         return CheckReport(project=reference, diagnostics=(diagnostic,), seconds=time.perf_counter() - started)
-    samples, diagnostics, unseen = _read_samples(project, location)
+    samples, diagnostics, unseen = read_samples(project, location)
     judgment = check_project(project, samples)
     return CheckReport(
         project=project.name,
@@ -39,7 +39,8 @@ def judge_project(reference: str) -> CheckReport:
     )
 
 
-def _read_samples(project: Project, location: Location) -> tuple[dict[str, TableSample], list[Diagnostic], list[str]]:
+def read_samples(project: Project, location: Location) -> tuple[dict[str, TableSample], list[Diagnostic], list[str]]:
+    """Return samples of a project's sources by name, what is wrong with the others, and what could not be read."""
     samples, diagnostics, unseen = {}, [], []
     for source in project.sources:
         files = source.reader.files

@@ -45,7 +45,7 @@ def init_project(name: str, table: str, answers: Answers, ask: Ask, tell: Callab
     paths = {"project.py": folder / "project.py", "request.json": folder / "request.json"}
     if existing := [str(path) for path in paths.values() if path.exists()]:
         raise ProjectError("project.init_exists", paths=existing)
-    files = _table_files(Path(table))
+    files = find_table(Path(table))
     draft = draft_project(name, files, answers, ask)
     texts = {"project.py": write_module(draft), "request.json": write_request(draft)}
     folder.mkdir(exist_ok=True)
@@ -69,7 +69,7 @@ def draft_project(name: str, files: TableFiles, answers: Answers, ask: Ask) -> D
         raise DataError("data.source_empty", source=files.paths[0])
     profile = profile_table(sample)
     choices = choose(profile, answers, ask)
-    times = _read_times(files, choices.time) if choices.time else None
+    times = read_times(files, choices.time) if choices.time else None
     total = sample.total or (len(times.as_of) if times else sample.rows.height)
     plain = Draft(name, files, profile, choices, times, total, {}, False)
     skills = _skills(plain)
@@ -80,7 +80,8 @@ def draft_project(name: str, files: TableFiles, answers: Answers, ask: Ask) -> D
     return plain._replace(leaks=leaks, is_skilled=is_skilled)
 
 
-def _table_files(path: Path) -> TableFiles:
+def find_table(path: Path) -> TableFiles:
+    """Describe a CSV or Parquet file. Raises DataError when it is neither."""
     if not path.is_file():
         raise DataError("data.file_not_found", path=str(path))
     ending = Path(path.name.removesuffix(".gz")).suffix
@@ -100,8 +101,8 @@ def _delimiter(path: Path) -> str:
     return max(_DELIMITERS, key=header.count)
 
 
-def _read_times(files: TableFiles, column: str) -> RowTimes:
-    """Times of all rows: a column is cheap to read as a whole."""
+def read_times(files: TableFiles, column: str) -> RowTimes:
+    """Return the times of all rows: a column is cheap to read as a whole."""
     sample: TableSample = sample_table(files, Path(), [column], rows=MAX_CELLS)
     times = cast_as(sample.rows.get_column(column), "timestamp").drop_nulls().dt.epoch("us").to_numpy()
     return RowTimes(times, times)

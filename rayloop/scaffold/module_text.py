@@ -48,11 +48,15 @@ class Draft(NamedTuple):
     """By feature, why it is left out as the label in disguise."""
     is_skilled: bool
     """Whether a single feature predicts so well that the gate would ask about it."""
+    imported: str = ""
+    """What was imported in place of a model to train; empty: nothing. All columns are then used."""
 
     @property
     def features(self) -> list[ColumnProfile]:
         """The columns that a request carries, without the time."""
         used = {self.choices.label, self.choices.time, self.choices.key}
+        if self.imported:
+            return [c for c in self.profile.columns if c.name not in used]
         kept = [c for c in self.profile.columns if not c.unfit and c.name not in used and c.name not in self.leaks]
         entity = self.profile.column(self.choices.entity)
         return kept if entity is None or entity in kept else [*kept, entity]
@@ -66,7 +70,7 @@ class Draft(NamedTuple):
 
 def write_module(draft: Draft) -> str:
     """Return the text of the project module."""
-    return _template().render(_context(draft))
+    return _template("imported.py.j2" if draft.imported else "project.py.j2").render(_context(draft))
 
 
 def write_request(draft: Draft) -> str:
@@ -74,7 +78,7 @@ def write_request(draft: Draft) -> str:
     time, rows = draft.choices.time, draft.profile.rows
     if time:
         rows = rows.drop_nulls(time).sort(time)
-    names = [column.name for column in draft.features] + ([time] if time else [])
+    names = [column.name for column in draft.features] + ([time] if time and not draft.imported else [])
     (row,) = rows.select(names).tail(1).to_dicts()
     kinds = {name: kind for kind, name in _declared(draft, draft.features)}
     instance = {name: _json_cell(value, kinds.get(name, "")) for name, value in row.items()}
@@ -87,11 +91,11 @@ def split_of(draft: Draft) -> TimeSplit | None:
 
 
 @cache
-def _template() -> Any:
+def _template(name: str) -> Any:
     environment = Environment(
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    return environment.from_string(files("rayloop.scaffold").joinpath("templates/project.py.j2").read_text("utf-8"))
+    return environment.from_string(files("rayloop.scaffold").joinpath(f"templates/{name}").read_text("utf-8"))
 
 
 def _context(draft: Draft) -> dict[str, Any]:
@@ -122,7 +126,8 @@ def _context(draft: Draft) -> dict[str, Any]:
         ],
         "entity": _plain(choices.entity),
         "view": view,
-        "request": _calls(_declared(draft, draft.features) + ([("timestamp", choices.time)] if choices.time else [])),
+        "request": _calls(_requested(draft)),
+        "imported": _plain(draft.imported),
         "derived": _derived(draft, view is not None),
         "task": _task(draft),
         "label_expression": _label_expression(draft),
@@ -147,6 +152,12 @@ def _columns(draft: Draft, key: str, time: str) -> list[str]:
 def _declared(draft: Draft, columns: Sequence[ColumnProfile]) -> list[tuple[str, str]]:
     """Kind and name of columns; an entity is a category, whatever the table has."""
     return [("category" if c.name == draft.choices.entity else c.kind, c.name) for c in columns]
+
+
+def _requested(draft: Draft) -> list[tuple[str, str]]:
+    """Kind and name of the columns of a request. An imported model's callers send what it takes, and no time."""
+    is_dated = draft.choices.time and not draft.imported
+    return _declared(draft, draft.features) + ([("timestamp", draft.choices.time)] if is_dated else [])
 
 
 def _calls(pairs: Sequence[tuple[str, str]]) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.values import GateReport, ModelVersion
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.retraining.warm_start import WarmStart
-from trainers.config import ModelSpec, TrainConfig
+from trainers.config import IMPORTED, ModelSpec, TrainConfig
 
 
 class Recipe(NamedTuple):
@@ -20,6 +20,12 @@ class Recipe(NamedTuple):
     """Train on shuffled labels: the sabotaged challenger of a simulation."""
     start: WarmStart | None = None
     """The version whose training continues; None: from the beginning."""
+
+    def as_json(self) -> dict[str, dict[str, Any]]:
+        """Return what a manifest stores: what trains the version again; of an imported one, where it comes from."""
+        if self.spec.is_imported:
+            return {IMPORTED: dict(self.spec.parameters)}
+        return {"model": dict(self.spec.parameters), "train": self.config.model_dump(mode="json")}
 
 
 class CandidateBuild(NamedTuple):

@@ -38,6 +38,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
     model = {"kind": fit_result.spec.name, "temperature": fit_result.temperature, **fit_result.spec.parameters}
     if build.recipe.start is not None:
         model["started_from"] = f"v{build.recipe.start.version.version}"
+    settings = fit_result.config.model_dump(mode="json")
     return model_card.ModelCard(
         model=project.name,
         name=build.name,
@@ -46,7 +47,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
         task=project.task,
         parts=parts,
         features=features,
-        recipe={"model": model, "train": fit_result.config.model_dump(mode="json")},
+        recipe=build.recipe.as_json() if fit_result.spec.is_imported else {"model": model, "train": settings},
         precision=str(evaluation.exported_model),
         compression=evaluation.compression,
         latency=evaluation.latency,

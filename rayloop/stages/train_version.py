@@ -22,6 +22,7 @@ from rayloop.stages import model_cards
 from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
 from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
+from rayloop.stages.import_version import imported_encoder, imported_spec, load_imported
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.tune import run_search
 from trainers import metrics
@@ -76,6 +77,9 @@ def build_version(
     Raises:
         GateFailed: The candidate fails the gate, and there is no ``override_gate``.
     """
+    if recipe.spec.is_imported:
+        recipe = recipe._replace(spec=imported_spec(context), config=TrainConfig())
+        frame = frame.with_encoder(imported_encoder(context))
     if recipe.start is not None:
         frame = frame.with_encoder(recipe.start.encoder)
     fingerprint = _fingerprint(context, frame, recipe)
@@ -115,6 +119,8 @@ def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> Candid
 
 def _train(build: CandidateBuild, run: Run) -> CompressionResult:
     """Train with curves in ``run``, then compress. A killed training run with the same fingerprint is resumed."""
+    if build.recipe.spec.is_imported:
+        return CompressionResult(load_imported(build))
     context, frame, recipe = build.context, build.frame, build.recipe
     project, curves = context.project, CurveLogger(run)
     folder = f"{context.checkpoints}/{build.fingerprint[:16]}"
@@ -177,7 +183,7 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
         encoder=frame.encoder,
         snapshot=frame.snapshot,
         code_version=build.context.code_version,
-        recipe={"model": recipe.spec.parameters, "train": recipe.config.model_dump(mode="json")},
+        recipe=recipe.as_json(),
         metrics=evaluation.fit_result.metrics,
         class_shares=evaluation.fit_result.inputs.class_shares,
         precision=evaluation.exported_model.precision,
@@ -214,7 +220,8 @@ def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> s
 
 
 def _flat(recipe: Recipe) -> dict[str, str | int | float | bool]:
-    values = {"model": recipe.spec.name, **recipe.spec.parameters, **recipe.config.model_dump()}
+    settings = {} if recipe.spec.is_imported else recipe.config.model_dump()
+    values = {"model": recipe.spec.name, **recipe.spec.parameters, **settings}
     return {name: v if isinstance(v, str | int | float | bool) else str(v) for name, v in values.items()}
 
 

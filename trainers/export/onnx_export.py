@@ -50,7 +50,8 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
 
     Returns:
         The largest absolute difference of scores between the trained model and model.onnx, or between model.onnx and
-        portable.onnx; of a regression, in standard deviations of the label.
+        portable.onnx; of a regression, in standard deviations of the label. Of an imported model also the difference
+        that its import measured.
 
     Raises:
         DataError: ``sample`` has no row.
@@ -62,7 +63,8 @@ def export(result: FitResult, folder: Path, sample: pa.Table) -> float:
     save_file({name: value.copy(order="C") for name, value in result.state.items()}, folder / WEIGHTS_FILE)
     arrays = result.encoder.encode(sample)
     onnx_scores = onnx_scorer.score(onnx_scorer.open_session(folder / MODEL_FILE), arrays)
-    return max(_difference(result, model.score(arrays), onnx_scores), export_portable(result, folder, sample))
+    difference = _difference(result, model.score(arrays), onnx_scores)
+    return max(difference, export_portable(result, folder, sample), result.import_parity)
 
 
 def export_portable(result: FitResult, folder: Path, sample: pa.Table) -> float:

@@ -25,6 +25,7 @@ from trainers.data.datasets import TrainingData
 from trainers.data.encoding_task import label_array
 from trainers.evaluation import calibration
 from trainers.fitted_model import FittedModel
+from trainers.imports.imported_model import ImportedModel
 from trainers.input_spec import InputSpec
 from trainers.loop.train_events import BlockResult, EpochResult, StepProgress, TrainResult, Weights
 from trainers.loop.train_spec import Teacher, TrainSpec
@@ -80,9 +81,13 @@ class FitResult:
     """Wall-clock seconds: "encode", "train", "validate", "start and end" (the rest) and "total"."""
     temperature: float = 1.0
     """Divides the logits (temperature scaling)."""
+    import_parity: float = 0.0
+    """Of an imported model: largest difference between its graph's scores and its own, before it was imported."""
 
     def build_model(self) -> FittedModel:
         """The trained model, of whatever kind."""
+        if self.spec.is_imported:
+            return ImportedModel(self.state[ImportedModel.STATE].tobytes())
         if self.spec.is_module:
             return self.build_scorer()
         return TreeModel(self.spec, self.task, self.inputs, self.state, self.temperature)

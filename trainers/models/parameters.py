@@ -23,6 +23,8 @@ def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
     Raises:
         ProjectError: It does not accept one of them.
     """
+    if spec.is_imported:
+        return
     if not spec.is_module:
         check_names(spec, names)
         return

@@ -21,7 +21,7 @@ class Tree(NamedTuple):
     thresholds: np.ndarray
     """float32, so that the float32 inputs compare as they did in the library; unused where a split has categories."""
     missing_left: np.ndarray
-    """Whether NaN goes left."""
+    """Whether NaN goes left; where a split has categories, whether a missing value that has no code does."""
     left: np.ndarray
     right: np.ndarray
     leaves: np.ndarray

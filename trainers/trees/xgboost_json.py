@@ -56,7 +56,7 @@ def _tree(fields: dict[str, Any], target: int) -> Tree:
     return Tree(
         features=np.array(fields["split_indices"])[splits],
         thresholds=np.nextafter(conditions[splits], np.float32(-np.inf)),
-        missing_left=np.array(fields["default_left"])[splits].astype(bool) & ~swapped,
+        missing_left=np.array(fields["default_left"])[splits].astype(bool) ^ swapped,
         left=np.where(swapped, rights, lefts),
         right=np.where(swapped, lefts, rights),
         leaves=conditions[leaves].astype(np.float64),

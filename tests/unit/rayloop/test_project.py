@@ -160,6 +160,20 @@ def test_project_of_trees_with_settings_of_modules_is_refused(
     assert dataclasses.replace(project, **trees).model.name == "lightgbm"
 
 
+def test_project_of_an_imported_model_refuses_what_would_change_it() -> None:
+    project = load_project(locate_project("examples/flights/project.py"))
+    fixed = {"model": ModelSpec(build="imported"), "tune": None, "compress": (), "simulation": None}
+    imported = dataclasses.replace(project, **fixed)
+    for what, change in (
+        ("tune", {"tune": TuneConfig(space={"lr": Choice(options=(0.1, 0.2))})}),
+        ("simulation", {"simulation": project.simulation}),
+        ("compress", {"compress": (Distill(student=ModelSpec()),)}),
+        ("train.calibrate", {"train": TrainConfig(calibrate="temperature")}),
+    ):
+        with raises(ProjectError, "project.imported_is_fixed", what=what):
+            dataclasses.replace(imported, **change)
+
+
 def test_project_with_a_multilabel_task_is_refused() -> None:
     project = load_project(locate_project("examples/flights/project.py"))
     task = Task(kind="multilabel", label="tags", classes=("late", "canceled"))
