@@ -6,6 +6,7 @@ portable.onnx         the same model with the encoder included: one input per co
                       (trainers/export/portable_onnx.py)
 weights.safetensors   parameters of the training module, or the model file of the library that trained it, as bytes
 profile.json          reference profile (features/profiles/reference_profile.py)
+explainer.safetensors how scores are explained (features/attributions/explainer_file.py); missing before 0.3
 """
 
 from __future__ import annotations

@@ -140,6 +140,8 @@ class Project:
     """Labels of the model's cost, such as "team"."""
     limits: tuple[str, ...] = ()
     """What the model must not be used for; printed on the model card."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """Words of a reason in explanations, by input column of the model; a column without words gives its name."""
 
     def __post_init__(self) -> None:
         require_name(self.name)
@@ -159,6 +161,7 @@ class Project:
         self._require_segments()
         self._require_trigger_sources()
         self._require_weak_labels()
+        self._require_reasons()
         if self.simulation is not None and isinstance(self.examples.label, LabelWithin):
             raise ProjectError("project.simulation_label", project=self.name)
 
@@ -198,6 +201,10 @@ class Project:
         known = [AS_OF, *(c.name for c in self.features.available_columns)]
         if unknown := [name for name in weak.input_columns if name not in known]:
             raise ProjectError("project.unknown_weak_label_column", project=self.name, columns=unknown, present=known)
+
+    def _require_reasons(self) -> None:
+        if unknown := sorted(set(self.reasons) - {column.name for column in self.features.columns}):
+            raise ProjectError("project.unknown_reason", project=self.name, columns=unknown)
 
     def _require_gate_columns(self) -> None:
         """Refuse slices and groups that are not in the training frame, before anything is trained."""

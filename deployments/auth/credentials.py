@@ -32,6 +32,7 @@ REQUIRED_SCOPES: dict[str, Scope | None] = {
     "/openapi.json": "read",
     "/infer": "infer",
     "/invocations": "infer",
+    "/explain": "infer",
     "/feedback": "feedback",
 }
 """The scope that a path after /v2/models/{name} requires. None: open to all, as are /v2 and /v2/health."""

@@ -24,6 +24,7 @@ from cluster.settings import load_settings
 from deployments.inference.challenger_client import ChallengerAddress
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
 from deployments.inference.challenger_server import ChallengerServer
+from deployments.inference.explanation_worker import ExplanationWorker
 from deployments.inference.memory_guard import MemoryGuard
 from deployments.inference.predictor import ScoredBatch, Scorer
 from deployments.serve_schema import ChallengerConfig
@@ -45,6 +46,7 @@ class Challenger:
         self._settings = load_settings()
         self._scorer: Scorer | None = None
         self._memory_guard: MemoryGuard | None = None
+        self._explanations = ExplanationWorker()
         self._server = ChallengerServer(self._settings.scratch, self._score)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -59,6 +61,15 @@ class Challenger:
     async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[ScoreResult]:
         """Score the requests of a ScoreRequest; champions on other machines call this over Serve's handle."""
         return self._score(ScoreRequest(rows, sizes, now_us))
+
+    async def explain(self, rows: bytes, sizes: list[int], now_us: int) -> list[str]:
+        """Explain the scores of one request as JSON (RowExplanation); empty if this version cannot."""
+        assert self._scorer is not None
+        [batch] = self._scorer.score_table(from_ipc(rows), sizes, now_us)
+        if batch.frame is None or batch.scores is None:
+            return []
+        explanations = await self._explanations.try_explain(self._scorer, batch.frame, batch.scores)
+        return [each.model_dump_json() for each in explanations]
 
     async def address(self) -> ChallengerAddress:
         """Where this replica listens for champions on its machine."""

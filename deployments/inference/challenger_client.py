@@ -57,6 +57,14 @@ class ChallengerClient:
         self._release(connection)
         return results
 
+    async def explain(self, request: ScoreRequest) -> list[str]:
+        """Explain one request over Serve's handle: explanations are rare, and take longer than the call.
+
+        Returns:
+            The explanation of each row, as JSON; empty if the challenger cannot explain it.
+        """
+        return await _await_response(self._handle.explain.remote(*request))
+
     def close(self) -> None:
         """Close all connections, those in use after their response."""
         self._closed = True

@@ -9,6 +9,7 @@ challenger may score copies after the answer (copies.py).
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,20 +24,28 @@ from deployments.inference import variant_scoring
 from deployments.inference.batcher import Batcher
 from deployments.inference.challenger_protocol import ScoreResult
 from deployments.inference.copies import Copier
-from deployments.inference.predictor import ScoredBatch
+from deployments.inference.explanation_worker import ExplanationWorker
+from deployments.inference.predictor import ScoredBatch, summarize_error
+from deployments.inference.rescoring import TOLERANCE
 from deployments.inference.serving_state import ServingState
 from deployments.inference.variant_scoring import ChampionPart, RoutedRequest
 from deployments.protocol.request_rows import RequestRows
 from deployments.telemetry.prediction_log import PredictionBatch
 from deployments.telemetry.reporter import Reporter
 from deployments.traffic_split import assign_variant
+from features.attributions.explanation import RowExplanation
 
 MAX_BATCH_ROWS = 1024
 MAX_SHADOW_REQUESTS = 64
 """Most shadow requests that wait for the challenger. Beyond it none is copied; those left out are counted."""
 
+EXPLAIN_TIMEOUT_S = 2.0
+"""Time limit of a challenger's explanations; beyond it the champion answers and explains."""
+
 # A call costs more than a row does: under load, few calls carry many requests.
 _CONCURRENT_CHALLENGER_CALLS = 2
+
+_log = logging.getLogger(__name__)
 
 
 class InferenceResult(NamedTuple):
@@ -45,6 +54,17 @@ class InferenceResult(NamedTuple):
     scores: np.ndarray
     version: str
     variant: Variant
+    explanations: Sequence[RowExplanation] = ()
+    """Of each row, where the caller asked for them."""
+
+
+class ExplainOptions(NamedTuple):
+    """What becomes of a request that is explained."""
+
+    report: bool = True
+    """Whether it is a prediction, which is logged; else it is no evidence for any variant."""
+    store: bool = False
+    """Whether the explanations are logged with it."""
 
 
 class Engine:
@@ -64,6 +84,7 @@ class Engine:
             )
         )
         self._shadows: set[asyncio.Task[None]] = set()
+        self._explanations = ExplanationWorker()
         self._copier = Copier(lambda state, answer: self._report(state, answer, announced=True))
         self._state_without_split: tuple[ServingState, ServingState] | None = None
         self._telemetry: Reporter | None = None
@@ -100,6 +121,41 @@ class Engine:
         if answer.scores is None:
             raise RequestError("request.model_failed", error=scored.error)
         return InferenceResult(answer.scores, answer.version, answer.variant)
+
+    async def explain(
+        self,
+        state: ServingState,
+        id: str,
+        rows: RequestRows,
+        key: str | None,
+        pinned: str | None,
+        options: ExplainOptions,
+    ) -> InferenceResult:
+        """Answer one request, and explain the scores of the variant that answers.
+
+        A challenger whose explanation fails, or is missing, does not answer: the champion does, as for its scores.
+
+        Args:
+            state: What is served.
+            id: The request's id.
+            rows: Its rows.
+            key: Its routing key; the id by default.
+            pinned: Version that a tester has pinned.
+            options: What becomes of it.
+
+        Raises:
+            RequestError: As ``infer`` and ``ExplanationWorker.admit`` do.
+        """
+        async with self._explanations.admit(state.champion, rows.size):
+            request = self._route(state, id, rows, key or id, pinned)._replace(explained=True)
+            split = request.state.config.split
+            shadow = split is not None and split.shadow
+            if request.challenger is None or (shadow and not options.report):
+                return await self._explain_with_champion(request, options)
+            if shadow:
+                scoring = asyncio.ensure_future(self._score_with_challenger(request, request.challenger))
+                return await self._explain_with_champion(request, options, scoring)
+            return await self._explain_with_challenger(request, request.challenger, options)
 
     def start_telemetry(self, model: str, under_way: Callable[[], int]) -> None:
         """Start reporting, before the first answer; takes seconds.
@@ -176,6 +232,72 @@ class Engine:
         except Exception as error:
             return variant_scoring.failure_result(split, challenger, error)
 
+    async def _explain_with_champion(
+        self, request: RoutedRequest, options: ExplainOptions, shadow: asyncio.Future[ScoreResult] | None = None
+    ) -> InferenceResult:
+        """Answer with the champion; ``shadow`` becomes the result of a challenger that only scores a copy."""
+        try:
+            scored = await self._champion(request)
+            explanations = await self._explain_scored(request, scored)
+        except BaseException:
+            if shadow is not None:
+                shadow.cancel()
+            raise
+        stored = _with_stored(scored, explanations, options)
+        if shadow is not None:
+            self._report_shadow(request, stored, shadow)
+        elif options.report:
+            self._report_part(request.state, ChampionPart([request], stored))
+        return _champion_result(request.state, scored)._replace(explanations=explanations)
+
+    async def _explain_with_challenger(
+        self, request: RoutedRequest, challenger: str, options: ExplainOptions
+    ) -> InferenceResult:
+        """Answer with the challenger where it scores and explains; else with the champion."""
+        scoring = asyncio.ensure_future(self._score_with_challenger(request, challenger))
+        try:
+            scored = await self._champion(request)
+        except BaseException:
+            scoring.cancel()
+            raise
+        result = await scoring
+        explanations = await self._challenger_explanations(request, challenger, result)
+        by_champion = not explanations
+        explanations = explanations or await self._explain_scored(request, scored)
+        stored = _with_stored(scored, explanations, options)
+        answer = variant_scoring.build_answer([request], stored, result, champion_answers=by_champion)
+        if options.report:
+            self._report(request.state, answer)
+        if answer.scores is None:
+            raise RequestError("request.model_failed", error=scored.error)
+        return InferenceResult(answer.scores, answer.version, answer.variant, explanations)
+
+    async def _explain_scored(self, request: RoutedRequest, scored: ScoredBatch) -> list[RowExplanation]:
+        """The champion's explanations; none where it has no scores."""
+        if scored.scores is None or scored.frame is None:
+            return []
+        return await self._explanations.explain(request.state.champion, scored.frame, scored.scores)
+
+    async def _challenger_explanations(
+        self, request: RoutedRequest, challenger: str, result: ScoreResult
+    ) -> list[RowExplanation]:
+        """The challenger's explanations; none where it fails, which is no evidence against its scores.
+
+        None either where its features have changed since it scored: they would explain another score.
+        """
+        if result.scores is None:
+            return []
+        try:
+            calling = variant_scoring.call_explainer(request, challenger)
+            explanations = await asyncio.wait_for(calling, EXPLAIN_TIMEOUT_S)
+        except Exception as error:
+            _log.warning("challenger v%s does not explain: %s", challenger, summarize_error(error))
+            return []
+        explained = np.array([each.score for each in explanations])
+        scores = result.scores.reshape(request.rows.size, -1).max(axis=1)
+        same = len(explained) == len(scores) and np.allclose(explained, scores, rtol=TOLERANCE, atol=TOLERANCE)
+        return explanations if same else []
+
     def _report_shadow(self, request: RoutedRequest, scored: ScoredBatch, result: asyncio.Future[ScoreResult]) -> None:
         """Report a shadowed request once the challenger's result is there."""
 
@@ -194,6 +316,13 @@ class Engine:
 
 def _row_count(request: RoutedRequest) -> int:
     return request.rows.size
+
+
+def _with_stored(scored: ScoredBatch, explanations: Sequence[RowExplanation], options: ExplainOptions) -> ScoredBatch:
+    """Scores with the explanations that are logged with them."""
+    if not options.store or not explanations:
+        return scored
+    return scored._replace(explanations=[each.model_dump_json() for each in explanations])
 
 
 def _champion_result(state: ServingState, scored: ScoredBatch) -> InferenceResult:

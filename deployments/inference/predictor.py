@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,8 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.protocol.arrow_columns import find_unsupported_time
 from deployments.protocol.request_rows import RequestRows, RowAssembler
+from features.attributions.explainer_file import Explainer, load_explainer
+from features.attributions.explanation import RowExplanation, explain_row
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, Manifest
 from features.online.feature_reader import FeatureReader
@@ -48,6 +50,8 @@ class ScoredBatch(NamedTuple):
     """Time for both; each request waited this long."""
     failure: Exception | None = None
     """A RequestError when the request is at fault."""
+    explanations: Sequence[str] | None = None
+    """Of each row, as JSON (RowExplanation), where they are to be stored with the prediction."""
 
     @property
     def error(self) -> str | None:
@@ -63,6 +67,7 @@ class Predictor:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.manifest = Manifest.load(folder)
         self._session = _session(folder / MODEL_FILE)
         self._inputs = frozenset(node.name for node in self._session.get_inputs())
@@ -83,6 +88,21 @@ class Predictor:
             row = int(np.argmin(np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)))
             raise RequestError("request.score_not_finite", field="inputs", row=row)
         return scores
+
+    @cached_property
+    def explainer(self) -> Explainer | None:
+        """The bundle's explainer, loaded when it is first needed; None if it has none. Raises DataError."""
+        return load_explainer(self._folder, self.manifest.encoder, self.manifest.task, self._run)
+
+    def explain(self, frame: pa.Table, scores: np.ndarray) -> list[RowExplanation]:
+        """Explain the scores of a feature frame. The bundle has an explainer."""
+        explainer, arrays = self.explainer, self.manifest.encoder.encode(frame)
+        assert explainer is not None
+        rows = ({name: values[i : i + 1] for name, values in arrays.items()} for i in range(frame.num_rows))
+        return [
+            explain_row(explainer, self.manifest.task, row, np.atleast_1d(score))
+            for row, score in zip(rows, scores, strict=True)
+        ]
 
     def _run(self, arrays: Arrays) -> np.ndarray:
         inputs = {name: array for name, array in arrays.items() if name in self._inputs}
@@ -149,6 +169,15 @@ class Scorer:
     def predict(self, frame: pa.Table) -> np.ndarray:
         """Score a feature frame (see ``Predictor.predict``)."""
         return self._predictor.predict(frame)
+
+    @property
+    def explainer(self) -> Explainer | None:
+        """See ``Predictor.explainer``."""
+        return self._predictor.explainer
+
+    def explain(self, frame: pa.Table, scores: np.ndarray) -> list[RowExplanation]:
+        """Explain the scores of a feature frame (see ``Predictor.explain``)."""
+        return self._predictor.explain(frame, scores)
 
     def score(self, requests: Sequence[RequestRows], now_us: int) -> list[ScoredBatch]:
         """Score requests in one pass; when that fails, one by one, so that no request fails for another's rows.

@@ -17,6 +17,7 @@ from deployments.inference.serving_state import ServingState
 from deployments.protocol.request_rows import RequestRows
 from deployments.serve_schema import TrafficSplit
 from deployments.telemetry.prediction_log import Copied, PredictionBatch, to_ipc
+from features.attributions.explanation import RowExplanation
 
 
 class RoutedRequest(NamedTuple):
@@ -34,6 +35,8 @@ class RoutedRequest(NamedTuple):
     """Version of the challenger that also scores it; None: only the champion."""
     at_us: int
     """Arrival, microseconds since the epoch."""
+    explained: bool = False
+    """Whether it is reported only once it is explained."""
 
 
 class ChampionPart(NamedTuple):
@@ -63,8 +66,9 @@ def score_with_champion(
     """Score requests of one state with its champion.
 
     Returns:
-        The requests without a challenger, with their scores; and for each request its scores, or an exception when the
-        request is bad (RequestError) or not even its features could be computed.
+        The requests that neither a challenger scores nor an explanation follows, with their scores; and for each
+        request its scores, or an exception when the request is bad (RequestError) or not even its features could be
+        computed.
     """
     parts: list[ChampionPart] = []
     results: list[ScoredBatch | Exception] = []
@@ -74,8 +78,8 @@ def score_with_champion(
             results.append(batch.failure)
             continue
         results += _split(part, batch)
-        if champion_only := [i for i, request in enumerate(part) if request.challenger is None]:
-            parts.append(ChampionPart(part, batch).select(champion_only))
+        if complete := [i for i, one in enumerate(part) if one.challenger is None and not one.explained]:
+            parts.append(ChampionPart(part, batch).select(complete))
     return parts, results
 
 
@@ -84,6 +88,7 @@ def build_answer(
     champion: ScoredBatch,
     challenger: ScoreResult | None = None,
     copied: Copied | None = None,
+    champion_answers: bool = False,
 ) -> PredictionBatch:
     """Record what was answered to requests that were scored together.
 
@@ -92,10 +97,11 @@ def build_answer(
         champion: The champion's scores.
         challenger: The challenger's result, for all rows.
         copied: What became of the copies that a challenger should have got.
+        champion_answers: Whether the champion answered although the challenger scored.
     """
     first = requests[0]
     split, version = first.state.config.split, first.state.champion.version
-    only_champion = copied is not None or (split is not None and split.shadow)
+    only_champion = champion_answers or copied is not None or (split is not None and split.shadow)
     by_challenger = challenger is not None and challenger.scores is not None and not only_champion
     # At share 0, during a probation, requests that were not copied say nothing about the rollout.
     logged = split if split is not None and (split.share > 0.0 or challenger is not None) else None
@@ -123,6 +129,7 @@ def build_answer(
         error=challenger.error if challenger else None,
         champion_error=champion.error,
         copied=copied,
+        explanations=champion.explanations,
     )
 
 
@@ -161,8 +168,15 @@ async def call_challenger(requests: Sequence[RoutedRequest], version: str) -> li
     return await asyncio.wait_for(first.state.challengers[version].score(call), first.state.config.split.timeout_s)
 
 
+async def call_explainer(request: RoutedRequest, version: str) -> list[RowExplanation]:
+    """Have a challenger explain its scores of one request; empty if it cannot. Raises the failure of the call."""
+    rows = request.state.champion.build_table([request.rows])
+    call = ScoreRequest(to_ipc(rows), [request.rows.size], request.at_us)
+    return [RowExplanation.from_stored(text) for text in await request.state.challengers[version].explain(call)]
+
+
 def _split(requests: Sequence[RoutedRequest], batch: ScoredBatch) -> list[ScoredBatch | Exception]:
-    """Each request's part of a batch; with the frame only where the challenger also scores the request."""
+    """Each request's part of a batch; with the frame only where the request is not complete yet."""
     if len(requests) == 1:
         return [batch]
     assert batch.scores is not None
@@ -171,7 +185,7 @@ def _split(requests: Sequence[RoutedRequest], batch: ScoredBatch) -> list[Scored
     return [
         ScoredBatch(
             (j - i,),
-            batch.frame.slice(i, j - i) if request.challenger is not None else None,
+            batch.frame.slice(i, j - i) if request.challenger is not None or request.explained else None,
             batch.scores[i:j],
             batch.latency_ms,
         )

@@ -1,4 +1,4 @@
-"""The REST paths of a model: Open Inference Protocol v2, MLflow's /invocations, and /feedback."""
+"""The REST paths of a model: Open Inference Protocol v2, MLflow's /invocations, /explain, and /feedback."""
 
 from __future__ import annotations
 
@@ -24,9 +24,16 @@ from deployments.http_messages import (
     error_response,
     json_response,
 )
-from deployments.inference.engine import Engine, InferenceResult
+from deployments.inference.engine import Engine, ExplainOptions, InferenceResult
 from deployments.inference.serving_state import ServingState
 from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
+from deployments.protocol.explain_requests import (
+    STORE,
+    ExplainOption,
+    encode_explain_response,
+    explain_option,
+    is_tensor_request,
+)
 from deployments.protocol.feedback import parse_feedback
 from deployments.protocol.mlflow_invocations import encode_invocation_response, parse_invocation
 from deployments.protocol.open_inference import (
@@ -75,6 +82,7 @@ class RestHandlers:
             "/openapi.json": ("GET", self._openapi),
             "/infer": ("POST", self._infer),
             "/invocations": ("POST", self._invocations),
+            "/explain": ("POST", self._explain),
             "/feedback": ("POST", self._feedback),
         }
 
@@ -132,9 +140,10 @@ class RestHandlers:
         state = call.state
         body = await call.request.read_body(state.config.limits.body_bytes)
         request = state.parser.parse_bytes(body, call.request.header(JSON_LENGTH_HEADER), call.id)
-        result = await self._score(call, request.id, request.rows)
+        result = await self._score(call, request.id, request.rows, request.explain)
         model, task = state.config.champion.model, state.champion.manifest.task
-        encoded = encode_infer_response(request, model, result.version, result.variant, task, result.scores)
+        answer = result.version, result.variant, task, result.scores, result.explanations
+        encoded = encode_infer_response(request, model, *answer)
         headers = _variant_headers(result)
         if encoded.header_length is None:
             return HttpResponse(encoded.body, 200, headers)
@@ -143,8 +152,25 @@ class RestHandlers:
     async def _invocations(self, call: _Call) -> HttpResponse:
         manifest, limits = call.state.champion.manifest, call.state.config.limits
         body = parse_json_object(await call.request.read_body(limits.body_bytes))
-        result = await self._score(call, call.id, parse_invocation(body, manifest.features, limits.rows))
-        content = encode_invocation_response(result.version, manifest.task, result.scores)
+        explain = explain_option(body.get("params"), "params")
+        result = await self._score(call, call.id, parse_invocation(body, manifest.features, limits.rows), explain)
+        content = encode_invocation_response(result.version, manifest.task, result.scores, result.explanations)
+        return HttpResponse(content, 200, _variant_headers(result))
+
+    async def _explain(self, call: _Call) -> HttpResponse:
+        """Score and explain rows without logging them: they are no predictions, and no evidence of a rollout."""
+        state, limits = call.state, call.state.config.limits
+        body, id = parse_json_object(await call.request.read_body(limits.body_bytes)), call.id
+        if is_tensor_request(body):
+            request = state.parser.parse(body, id)
+            id, rows = request.id, request.rows
+        else:
+            rows = parse_invocation(body, state.champion.manifest.features, limits.rows)
+            explain_option(body.get("params"), "params")
+        key = call.request.header(ROUTING_KEY_HEADER)
+        result = await self._engine.explain(state, id, rows, key, call.pinned, ExplainOptions(report=False))
+        model = state.config.champion.model
+        content = encode_explain_response(id, model, result.version, result.variant, result.explanations)
         return HttpResponse(content, 200, _variant_headers(result))
 
     async def _feedback(self, call: _Call) -> HttpResponse:
@@ -154,8 +180,12 @@ class RestHandlers:
         self._engine.telemetry.record_labels(labels)
         return json_response({"accepted": labels.num_rows})
 
-    async def _score(self, call: _Call, id: str, rows: RequestRows) -> InferenceResult:
-        return await self._engine.infer(call.state, id, rows, call.request.header(ROUTING_KEY_HEADER), call.pinned)
+    async def _score(self, call: _Call, id: str, rows: RequestRows, explain: ExplainOption = None) -> InferenceResult:
+        key = call.request.header(ROUTING_KEY_HEADER)
+        if explain is None:
+            return await self._engine.infer(call.state, id, rows, key, call.pinned)
+        options = ExplainOptions(store=explain == STORE)
+        return await self._engine.explain(call.state, id, rows, key, call.pinned, options)
 
 
 def open_authenticator(settings: Settings) -> Authenticator | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.values import Task
 from deployments.protocol.arrow_columns import MAX_NUMBER, required_columns
+from deployments.protocol.explain_requests import STORE
 from deployments.protocol.open_inference import INTEGERS, REQUEST_ID
 from features.definitions import Column, FeatureSet
 
@@ -31,6 +32,12 @@ _MOMENT: Schema = {
 _FLOATS = ["FP32", "FP64"]
 _INTEGERS = list(INTEGERS)
 _NUMBERS = ((_FLOATS, _NUMBER), (["BOOL"], _BOOLEAN), (_INTEGERS, _INTEGER))
+
+
+EXPLAIN_PARAMETERS: Schema = {
+    "description": 'with "explain": true the answer explains each row, with "store" the prediction log keeps it too',
+    "properties": {"explain": {"enum": [None, False, True, STORE]}},
+}
 
 
 def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int) -> Schema:
@@ -54,6 +61,7 @@ def infer_request_schema(features: FeatureSet, outputs: list[str], max_rows: int
                 {"description": "the requested outputs; default: all"}
                 | array_schema(object_schema(name={"enum": outputs}))
             ),
+            "parameters": EXPLAIN_PARAMETERS,
         },
     }
 
@@ -80,7 +88,7 @@ def invocation_request_schema(features: FeatureSet, max_rows: int) -> Schema:
     return {
         "description": f"exactly one of {', '.join(shapes)}, with 1 to {max_rows:,} rows",
         "type": "object",
-        "properties": shapes,
+        "properties": shapes | {"params": EXPLAIN_PARAMETERS},
         "oneOf": [{"required": [shape]} for shape in shapes],
     }
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from cluster.values import Task
 from deployments.protocol.arrow_columns import wrong_shape
 from deployments.protocol.open_inference import predicted_classes
 from deployments.protocol.request_rows import RequestRows
+from features.attributions.explanation import RowExplanation
 from features.definitions import FeatureSet
 
 ColumnLists = dict[str, list[Any]]
@@ -46,13 +47,23 @@ def parse_invocation(body: Mapping[str, Any], features: FeatureSet, max_rows: in
     return RequestRows(len(values[names[0]]), tuple(values[name] for name in names), fields)
 
 
-def encode_invocation_response(version: str, task: Task, scores: np.ndarray) -> bytes:
-    """Encode the response body: one number per row, or for multiclass the class and its probabilities."""
+def encode_invocation_response(
+    version: str, task: Task, scores: np.ndarray, explanations: Sequence[RowExplanation] = ()
+) -> bytes:
+    """Encode the response body: one number per row, or for multiclass the class and its probabilities.
+
+    Args:
+        version: Version that answered.
+        task: The model's task.
+        scores: Its scores.
+        explanations: Of each row, where the request asks for them.
+    """
     predictions: list[Any] = scores.tolist()
     if task.kind == "multiclass":
         labels = predicted_classes(task, scores)
         predictions = [{"label": label, "probabilities": row} for label, row in zip(labels, predictions, strict=True)]
-    return to_json({"predictions": predictions, "model_version": version})
+    explained = {"explanations": explanations} if explanations else {}
+    return to_json({"predictions": predictions, "model_version": version, **explained})
 
 
 def _check_columns(values: ColumnLists, names: list[str], shape: str, max_rows: int) -> None:

@@ -21,7 +21,9 @@ from cluster.names import Variant
 from cluster.values import Task
 from deployments.protocol import binary_tensors
 from deployments.protocol.arrow_columns import build_column, convert_column, required_columns, wrong_shape
+from deployments.protocol.explain_requests import ExplainOption, explain_option
 from deployments.protocol.request_rows import ColumnValues, RequestRows
+from features.attributions.explanation import RowExplanation
 from features.definitions import Column, FeatureSet
 
 PLATFORM = "rayloop_onnx"
@@ -63,6 +65,7 @@ class InferRequest(NamedTuple):
     """Names of the requested outputs; empty: all."""
     binary: frozenset[str] = frozenset()
     """Outputs requested in binary form."""
+    explain: ExplainOption = None
 
 
 class _Layout(NamedTuple):
@@ -147,7 +150,7 @@ class InferRequestParser:
         if rows is None:
             rows = self._check_inputs(inputs if tail is None else binary_tensors.attach_tensors(inputs, tail))
         outputs, binary = self._requested_outputs(body)
-        return InferRequest(request, rows, outputs, binary)
+        return InferRequest(request, rows, outputs, binary, explain_option(body.get("parameters"), "parameters"))
 
     def _rows_by_cached_layout(self, inputs: Sequence[Any]) -> RequestRows | None:
         """The rows of inputs whose names, datatypes and shapes an earlier request had; else None.
@@ -248,7 +251,13 @@ class InferRequestParser:
 
 
 def encode_infer_response(
-    request: InferRequest, model: str, version: str, variant: Variant, task: Task, scores: np.ndarray
+    request: InferRequest,
+    model: str,
+    version: str,
+    variant: Variant,
+    task: Task,
+    scores: np.ndarray,
+    explanations: Sequence[RowExplanation] = (),
 ) -> EncodedBody:
     """Encode the response body.
 
@@ -259,6 +268,7 @@ def encode_infer_response(
         variant: Variant that answered.
         task: The model's task.
         scores: Its scores, as ``cluster.values.Task`` describes them.
+        explanations: Of each row, where the request asks for them.
     """
     tensors = [
         tensor for tensor in output_tensors(task, scores) if not request.outputs or tensor.name in request.outputs
@@ -273,6 +283,7 @@ def encode_infer_response(
             "id": request.id,
             "parameters": {"variant": variant},
             "outputs": [_tensor_head(tensor, tails.get(tensor.name)) for tensor in tensors],
+            **({"explanations": explanations} if explanations else {}),
         }
     )
     return EncodedBody(head + b"".join(tails.values()), len(head)) if tails else EncodedBody(head)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
 from deployments.protocol.json_schema import TEXT, Schema, array_schema, object_schema
 from deployments.protocol.open_inference import DECLARED, describe_model, row_tensor
 from deployments.serve_schema import REQUEST_TIMEOUT_S, RequestLimits
+from features.attributions.contributions import Method, Unit
 from features.definitions import Column, FeatureSet
 
 OPENAPI_VERSION = "3.1.0"
@@ -34,6 +35,7 @@ _ERRORS = {
     403: "the credential does not cover this model or this kind of request",
     404: "the model is no longer served",
     405: "wrong method; `Allow` names the right one",
+    409: "the version cannot explain its scores",
     408: f"no answer within {REQUEST_TIMEOUT_S:g} s, or a body that arrived too slowly",
     413: "more rows or a larger body than one request may have",
     415: "a content encoding other than gzip",
@@ -74,10 +76,14 @@ def build_openapi(
         "InferResponse": _infer_response(outputs, model),
         "InvocationRequest": json_schema.invocation_request_schema(features, limits.rows),
         "InvocationResponse": _invocation_response(task),
+        "ExplainRequest": {"anyOf": [_ref("InferRequest"), _ref("InvocationRequest")]},
+        "ExplainResponse": _explain_response(model),
+        "Explanation": _EXPLANATION,
         "FeedbackRequest": json_schema.feedback_request_schema(task, limits.rows),
         "Metadata": _METADATA,
         "Error": _ERROR,
     }
+    explain = _explain(features, limits, access)
     paths = {
         at: {"get": _operation("", "The model's inputs and outputs", access, _ref("Metadata"))},
         f"{at}/ready": {"get": _operation("/ready", "Whether the model is ready to answer", access, _READY)},
@@ -86,6 +92,8 @@ def build_openapi(
         f"{at}/versions/{version}/infer": {"post": _by_version(infer)},
         f"{at}/invocations": {"post": invocations},
         f"{at}/versions/{version}/invocations": {"post": _by_version(invocations)},
+        f"{at}/explain": {"post": explain},
+        f"{at}/versions/{version}/explain": {"post": _by_version(explain)},
         f"{at}/feedback": {"post": _feedback(task, limits, access)},
     }
     components: dict[str, Any] = {"schemas": schemas} | ({"securitySchemes": _SECURITY} if access else {})
@@ -131,6 +139,14 @@ def _invocations(features: FeatureSet, limits: RequestLimits, access: bool) -> S
     examples = example_invocations(features) if _small(features) else {}
     headers = _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER)
     return operation | _body("InvocationRequest", examples, limits) | headers
+
+
+def _explain(features: FeatureSet, limits: RequestLimits, access: bool) -> Schema:
+    summary = "Why rows get their scores; they are not logged as predictions"
+    operation = _operation("/explain", summary, access, _ref("ExplainResponse"))
+    examples = {"row": example_infer(features)} if _small(features) else {}
+    headers = _parameters(http_messages.ROUTING_KEY_HEADER, http_messages.VARIANT_HEADER)
+    return operation | _body("ExplainRequest", examples, limits) | headers
 
 
 def _feedback(task: Task, limits: RequestLimits, access: bool) -> Schema:
@@ -221,13 +237,23 @@ def _ref(name: str) -> Schema:
 
 def _infer_response(outputs: list[dict[str, Any]], model: str) -> Schema:
     tensors = [_output(output) for output in outputs]
-    return object_schema(
-        model_name={"const": model},
-        model_version=TEXT,
-        id=TEXT,
-        parameters=object_schema(variant={"enum": [CHAMPION, CHALLENGER]}),
-        outputs=array_schema(tensors[0] if len(tensors) == 1 else {"anyOf": tensors}),
-    )
+    outputs_schema = array_schema(tensors[0] if len(tensors) == 1 else {"anyOf": tensors})
+    return _with_explanations(object_schema(**_answer_head(model), outputs=outputs_schema))
+
+
+def _explain_response(model: str) -> Schema:
+    return object_schema(**_answer_head(model), explanations=array_schema(_ref("Explanation")))
+
+
+def _answer_head(model: str) -> dict[str, Schema]:
+    variant = object_schema(variant={"enum": [CHAMPION, CHALLENGER]})
+    return {"model_name": {"const": model}, "model_version": TEXT, "id": TEXT, "parameters": variant}
+
+
+def _with_explanations(answer: Schema) -> Schema:
+    """An answer that has an explanation of each row where the request asks for them."""
+    properties = answer["properties"] | {"explanations": array_schema(_ref("Explanation"))}
+    return answer | {"properties": properties}
 
 
 def _output(output: dict[str, Any]) -> Schema:
@@ -243,11 +269,27 @@ def _invocation_response(task: Task) -> Schema:
         n = len(task.classes)
         probabilities = array_schema(_NUMBER) | {"minItems": n, "maxItems": n}
         prediction = object_schema(label={"enum": list(task.classes)}, probabilities=probabilities)
-    return object_schema(predictions=array_schema(prediction), model_version=TEXT)
+    return _with_explanations(object_schema(predictions=array_schema(prediction), model_version=TEXT))
 
 
 _NUMBER: Schema = {"type": "number"}
 _INTEGER: Schema = {"type": "integer"}
+_NUMBERS_BY_FEATURE = {"type": "object", "additionalProperties": _NUMBER}
+_EXPLANATION = object_schema(
+    output=TEXT,
+    score=_NUMBER,
+    method={"enum": list(get_args(Method))},
+    unit={"description": "in which base and contributions add up to total", "enum": list(get_args(Unit))},
+    base=_NUMBER,
+    total=_NUMBER,
+    contributions=_NUMBERS_BY_FEATURE,
+    errors={
+        "description": "standard errors of sampled contributions",
+        "anyOf": [_NUMBERS_BY_FEATURE, {"type": "null"}],
+    },
+    reasons=array_schema(object_schema(feature=TEXT, text=TEXT, contribution=_NUMBER)),
+    schema_version=_INTEGER,
+)
 _TENSORS = array_schema(object_schema(name=TEXT, datatype=TEXT, shape=array_schema(_INTEGER)))
 _METADATA = object_schema(name=TEXT, versions=array_schema(TEXT), platform=TEXT, inputs=_TENSORS, outputs=_TENSORS)
 _READY = object_schema(name=TEXT, ready={"type": "boolean"})

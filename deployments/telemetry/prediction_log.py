@@ -22,6 +22,8 @@ feature's name can collide with the log's own columns; ``feature_frame`` restore
     error, champion_error   why the challenger, or the champion, failed; null when it did not
     score | probabilities, predicted         the answer; the former for binary and regression
     champion_*, challenger_*                 output of each variant that was called
+    explanation             explanation of the answer as JSON (features/attributions/explanation.py) with a schema
+                            version; null unless the request asked to store it
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ PREDICTION_COLUMNS: dict[str, pa.DataType] = {
     "error": pa.string(),
     "champion_error": pa.string(),
     "copied": pa.string(),
+    "explanation": pa.string(),
 }
 _SCORES = {"": "scores", "champion_": "champion", "challenger_": "challenger"}
 
@@ -115,6 +118,8 @@ class PredictionBatch:
     """Why the challenger failed."""
     champion_error: str | None = None
     copied: Copied | None = None
+    explanations: Sequence[str] | None = None
+    """Of each row, as JSON; None unless they are to be stored."""
 
     @property
     def scores(self) -> np.ndarray | None:
@@ -156,6 +161,7 @@ def prediction_rows(batches: Sequence[PredictionBatch], batch: str) -> pa.Table:
         "row": pa.array(_row_numbers(sizes)),
         "batch": _spread([batch], [sum(rows)], pa.string()),
         "as_of": frame.column("as_of"),
+        "explanation": _explanations(batches, sum(rows)),
         "at": _spread([item.at_us for item in batches], rows, TIMESTAMP),
     }
     for name, kind in PREDICTION_COLUMNS.items():
@@ -233,6 +239,13 @@ def _spread(values: Sequence[Any], sizes: Sequence[int], kind: pa.DataType) -> p
     if all(value == first for value in values):
         return pa.repeat(pa.scalar(first, kind), sum(sizes))
     return pa.array(values, kind).take(np.repeat(np.arange(len(values)), sizes))
+
+
+def _explanations(batches: Sequence[PredictionBatch], rows: int) -> pa.Array:
+    if all(item.explanations is None for item in batches):
+        return pa.nulls(rows, pa.string())
+    texts: list[Sequence[str | None]] = [item.explanations or [None] * item.frame.num_rows for item in batches]
+    return pa.array(list(chain.from_iterable(texts)), pa.string())
 
 
 def _row_numbers(sizes: Sequence[int]) -> np.ndarray:

@@ -10,6 +10,7 @@ from cluster.names import predictions_table
 from cluster.registry import Registry
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
+from features.attributions.explanation import RowExplanation
 
 _TAGS = (("snapshot", "rayloop.snapshot"), ("features", "rayloop.features"), ("code", "rayloop.code"))
 
@@ -37,7 +38,7 @@ def show_trace(settings: Settings, model: str, request: str, print_line: Callabl
 
 
 def describe_answer(row: dict[str, Any]) -> list[str]:
-    """Describe a row of the prediction log: request, answer, fallback or copy if any, a line for each feature."""
+    """Describe a row of the prediction log: request, answer, fallback, copy and stored reasons if any, features."""
     lines = [f"request   {row['id']}, answered {row['at']:%Y-%m-%d %H:%M:%S} UTC, features as of {row['as_of']}"]
     score = row.get("score") if row.get("score") is not None else row.get("probabilities")
     if row["latency_ms"] is None:
@@ -48,7 +49,16 @@ def describe_answer(row: dict[str, Any]) -> list[str]:
         lines.append(f"copy      {row['copied']} by challenger v{row['challenger_version']}{_copy_result(row)}")
     elif row.get("error"):
         lines.append(f"fallback  challenger v{row['challenger_version']} failed: {row['error']}")
+    lines += _stored_reasons(row)
     return lines + [f"  {name} = {value}" for name, value in (row["features"] or {}).items()]
+
+
+def _stored_reasons(row: dict[str, Any]) -> list[str]:
+    """A line for each reason of a stored explanation."""
+    if not row.get("explanation"):
+        return []
+    explanation = RowExplanation.from_stored(row["explanation"])
+    return [f"reason    {one.text} ({one.contribution:+.3g} {explanation.unit})" for one in explanation.reasons]
 
 
 def _copy_result(row: dict[str, Any]) -> str:

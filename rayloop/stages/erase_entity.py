@@ -40,6 +40,7 @@ _BEYOND = (
     "the source itself, and backups of tables and stores",
     "files written by `rayloop predict`, and responses that callers stored",
     "live profiles of the drift monitor (counts of category values) until their windows have passed",
+    "background rows in the explainers of versions: up to 64 training rows, encoded, without keys that are no features",
     "free pages of the online store, until they are overwritten",
 )
 

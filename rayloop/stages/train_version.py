@@ -28,6 +28,7 @@ from rayloop.stages.tune import run_search
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.compression import check_steps
+from trainers.export.explainer_export import export_explainer
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher
@@ -172,8 +173,10 @@ def _refuse_unless_overridden(build: CandidateBuild, run: Run, evaluation: Candi
 
 
 def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder: Path) -> None:
-    """Write manifest and reference profile beside the model. The manifest has the recipe before compression: a
-    retraining starts from it."""
+    """Write manifest, reference profile and explainer beside the model.
+
+    The manifest has the recipe before compression: a retraining starts from it.
+    """
     project, frame, recipe = build.context.project, build.frame, build.recipe
     Manifest(
         model=project.name,
@@ -189,6 +192,7 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
         precision=evaluation.exported_model.precision,
     ).save(folder)
     (folder / PROFILE_FILE).write_bytes(_reference(build.context, frame, folder).to_bytes())
+    export_explainer(evaluation.fit_result, folder, frame.rows_of(TRAIN), project.reasons)
 
 
 def _reference(context: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:

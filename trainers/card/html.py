@@ -13,7 +13,18 @@ _MAX_SLICES = 15
 
 def render_card(card: ModelCard) -> str:
     """The page as text; it loads nothing."""
-    results = _gate, _purpose, _metrics, _slices, _fairness, _calibration, _robustness, _importance, _attributions
+    results = (
+        _gate,
+        _purpose,
+        _metrics,
+        _slices,
+        _fairness,
+        _calibration,
+        _robustness,
+        _importance,
+        _effects,
+        _attributions,
+    )
     parts = (part(card) for part in (*results, _data, _weak_labels, _features, _lineage))
     return render_page(f"{card.model}: {card.name}", card.made_at, parts)
 
@@ -118,6 +129,17 @@ def _importance(card: ModelCard) -> str:
     rows = [(i.feature, f"{i.loss:.5f}", f"{i.spread:.5f}", figure(skills.get(i.feature))) for i in importance]
     bars = plot(plots.importance(importance, metrics.primary_metric(card.task).name))
     return section("Importance", caption, bars + table(("feature", "loss", "spread", "skill alone"), rows))
+
+
+def _effects(card: ModelCard) -> str:
+    caption = (
+        "How the score changes with the most important features, around its mean: accumulated local effects of "
+        "numbers, which do not borrow from correlated features, and partial dependence on the most frequent categories."
+    )
+    if not card.assessment.effects:
+        return section("Effects", "", empty_note("Effects are measured of tasks with one score."))
+    parts = (subsection(e.feature, "", plot(plots.effect(e), narrow=True)) for e in card.assessment.effects)
+    return section("Effects", caption, join(parts))
 
 
 def _attributions(card: ModelCard) -> str:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from cluster.web.drawing import AMBER, BLUE, FAINT, INK, STYLE, new_figure, to_svg
 from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.explanations import Attribution, Importance
+from trainers.evaluation.feature_effects import FeatureEffect
 from trainers.evaluation.slices import SliceResult
 
 MAX_BARS = 15
@@ -51,6 +52,23 @@ def calibration(curve: Sequence[tuple[float, float, int]]) -> str:
     axes.set_ylabel("observed")
     axes.grid()
     return to_svg(figure, "calibration")
+
+
+@matplotlib.rc_context(STYLE)
+def effect(measured: FeatureEffect) -> str:
+    """A line over the values of a number, or bars of categories."""
+    if measured.categories:
+        figure, axes = _bars(len(measured.categories))
+        axes.barh(measured.categories[::-1], measured.effects[::-1], color=BLUE)
+        axes.axvline(0.0, color=INK, lw=0.8)
+        axes.set_xlabel("effect on the score")
+    else:
+        figure, axes = new_figure(5.0, 3.0)
+        axes.plot(measured.numbers, measured.effects, color=BLUE, lw=2, marker="o", ms=4.5)
+        axes.axhline(0.0, color=INK, lw=0.8)
+        axes.set_ylabel("effect on the score")
+        axes.grid()
+    return to_svg(figure, f"effect {measured.feature}")
 
 
 @matplotlib.rc_context(STYLE)

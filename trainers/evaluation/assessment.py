@@ -11,12 +11,24 @@ from pydantic import Field
 
 from cluster.row_losses import row_loss
 from cluster.values import Check, Frozen, Task
+from features.attributions.contributions import feature_locations
+from features.attributions.sampled_shapley import SampledExplainer, ScoreFunction
 from features.encoder import Arrays
-from trainers.evaluation import bootstrap, calibration, explanations, fairness, leakage, robustness, slices
+from trainers.evaluation import (
+    bootstrap,
+    calibration,
+    explanations,
+    fairness,
+    feature_effects,
+    leakage,
+    robustness,
+    slices,
+)
 from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.calibration import CalibrationResult
-from trainers.evaluation.explanations import Attribution, Importance, ScoreFunction
+from trainers.evaluation.explanations import Attribution, Importance
 from trainers.evaluation.fairness import GroupComparison
+from trainers.evaluation.feature_effects import FeatureEffect
 from trainers.evaluation.leakage import SingleFeatureSkill
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.evaluation.robustness import PerturbationResult
@@ -26,8 +38,9 @@ from trainers.input_spec import InputSpec
 INTERVAL_RESAMPLES = 200
 IMPORTANCE_ROWS = 3_000
 IMPORTANCE_REPEATS = 2
+EFFECT_FEATURES = 6
+"""Most important features whose effects the card shows."""
 BACKGROUND_ROWS = 100
-SHAPLEY_ORDERS = 25
 MAX_VALUE_LENGTH = 40
 
 
@@ -77,6 +90,8 @@ class Assessment(Frozen, validate_by_name=True, validate_by_alias=True, serializ
     single_feature_skills: tuple[SingleFeatureSkill, ...] = Field(validation_alias="alone", serialization_alias="alone")
     importance: tuple[Importance, ...]
     attributions: tuple[Attribution, ...]
+    effects: tuple[FeatureEffect, ...] = ()
+    """Of the most important features; none of tasks with several scores, and none before 0.3."""
 
 
 def assess(policy: GatePolicy, evidence: CandidateEvidence) -> Assessment:
@@ -87,6 +102,7 @@ def assess(policy: GatePolicy, evidence: CandidateEvidence) -> Assessment:
     """
     task, inputs, test = evidence.task, evidence.inputs, evidence.test
     declared, discovered = _slices(policy.slices, evidence)
+    importance = _importance(policy, evidence)
     return Assessment(
         metrics=bootstrap.confidence_intervals(
             task, test.scores, test.labels, alpha=policy.alpha, resamples=INTERVAL_RESAMPLES, seed=policy.seed
@@ -99,8 +115,9 @@ def assess(policy: GatePolicy, evidence: CandidateEvidence) -> Assessment:
             policy.robustness, task, inputs, evidence.score, test.arrays, test.labels, policy.seed
         ),
         single_feature_skills=leakage.single_feature_skills(task, inputs, evidence.train.arrays, evidence.train.labels),
-        importance=_importance(policy, evidence),
+        importance=importance,
         attributions=_attributions(policy, evidence),
+        effects=_effects(evidence, importance),
     )
 
 
@@ -162,31 +179,36 @@ def _importance(policy: GatePolicy, evidence: CandidateEvidence) -> tuple[Import
     )
 
 
+def _effects(evidence: CandidateEvidence, importance: tuple[Importance, ...]) -> tuple[FeatureEffect, ...]:
+    if evidence.task.wide:
+        return ()
+    step = max(1, len(evidence.test.labels) // IMPORTANCE_ROWS)
+    arrays = {name: values[::step] for name, values in evidence.test.arrays.items()}
+    table = evidence.test.table.take(np.arange(0, len(evidence.test.labels), step))
+    names = [each.feature for each in importance[:EFFECT_FEATURES]]
+    return feature_effects.measure_effects(evidence.inputs, evidence.score, table, arrays, names)
+
+
 def _attributions(policy: GatePolicy, evidence: CandidateEvidence) -> tuple[Attribution, ...]:
     """Of the rows with the highest, the middle and the lowest score (multiclass: of the likeliest class)."""
-    scores = evidence.test.scores
-    order = np.argsort(scores if scores.ndim == 1 else scores.max(axis=1), kind="stable")
+    test, locations = evidence.test, feature_locations(evidence.inputs)
+    rows = np.random.default_rng(policy.seed).permutation(len(test.labels))[:BACKGROUND_ROWS]
+    background = {name: values[rows] for name, values in test.arrays.items()}
+    explainer = SampledExplainer(evidence.score, background, locations, policy.seed)
+    order = np.argsort(test.scores if test.scores.ndim == 1 else test.scores.max(axis=1), kind="stable")
     chosen = {"highest score": order[-1], "middle score": order[len(order) // 2], "lowest score": order[0]}
-    return tuple(_attribution(policy, evidence, name, int(at)) for name, at in chosen.items())
+    return tuple(_attribution(evidence, explainer, name, int(at)) for name, at in chosen.items())
 
 
-def _attribution(policy: GatePolicy, evidence: CandidateEvidence, name: str, at: int) -> Attribution:
+def _attribution(evidence: CandidateEvidence, explainer: SampledExplainer, name: str, at: int) -> Attribution:
     task, test = evidence.task, evidence.test
     output = int(test.scores[at].argmax()) if task.wide else 0
-    row = {array: values[at : at + 1] for array, values in test.arrays.items()}
-    step = max(1, len(test.labels) // BACKGROUND_ROWS)
-    background = {array: values[::step] for array, values in test.arrays.items()}
-
-    def score(arrays: Arrays) -> np.ndarray:
-        scores = evidence.score(arrays)
-        return scores[:, output] if scores.ndim > 1 else scores
-
-    base, parts = explanations.shapley_values(
-        evidence.inputs, score, row, background, orders=SHAPLEY_ORDERS, seed=policy.seed
-    )
+    contributions = explainer.explain({array: values[at : at + 1] for array, values in test.arrays.items()}, output)
+    parts = dict(zip(feature_locations(evidence.inputs), contributions.parts.tolist(), strict=True))
     label = task.classes[output] if task.wide else task.label
     values = {feature: _format_value(test.table[feature][at].as_py()) for feature in parts}
-    return Attribution(row=name, output=label, base=base, score=base + sum(parts.values()), parts=parts, values=values)
+    base, score = contributions.base, contributions.total
+    return Attribution(row=name, output=label, base=base, score=score, parts=parts, values=values)
 
 
 def _format_value(value: object) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field
 
 from cluster.values import Check, Frozen, Task
+from features.attributions.sampled_shapley import ScoreFunction
 from features.encoder import MISSING_CODE, Arrays
 from trainers import metrics
 from trainers.evaluation import check_builders
-from trainers.evaluation.explanations import ScoreFunction
 from trainers.input_spec import InputSpec
 
 

@@ -1,4 +1,5 @@
-"""A fitted ensemble of trees, whatever library fitted it: the form from which the ONNX graph is written."""
+"""A fitted ensemble of trees, whatever library fitted it: the form from which the ONNX graph is written, and scores are
+explained."""
 
 from __future__ import annotations
 
@@ -26,6 +27,8 @@ class Tree(NamedTuple):
     right: np.ndarray
     leaves: np.ndarray
     """Value of each leaf."""
+    covers: np.ndarray
+    """Training rows of each leaf, as the library weights them."""
     target: int
     """The logit that the tree adds to."""
     categories: dict[int, frozenset[int]]

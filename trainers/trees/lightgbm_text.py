@@ -61,7 +61,9 @@ def _tree(fields: dict[str, str], target: int) -> Tree:
         missing_left=missing_left & ~categorical,
         left=array("left_child", int),
         right=array("right_child", int),
-        leaves=array("leaf_value", float),
+        leaves=(leaves := array("leaf_value", float)),
+        # A tree without splits has no counts.
+        covers=counts if len(counts := array("leaf_count", float)) else np.ones(len(leaves)),
         target=target,
         categories=categories,
     )

@@ -49,8 +49,11 @@ class TreeModel:
 
     def to_onnx(self) -> bytes:
         """The same model as an ONNX graph."""
-        forest = Forest.join(self._library.forest(file) for file in self._files)
-        return forest_to_onnx(forest, self._task, self._inputs, self._temperature)
+        return forest_to_onnx(self.forest(), self._task, self._inputs, self._temperature)
+
+    def forest(self) -> Forest:
+        """Its trees, which add up to logits before the temperature."""
+        return Forest.join(self._library.forest(file) for file in self._files)
 
     @cached_property
     def _models(self) -> list[Any]:

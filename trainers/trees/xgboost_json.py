@@ -60,6 +60,7 @@ def _tree(fields: dict[str, Any], target: int) -> Tree:
         left=np.where(swapped, rights, lefts),
         right=np.where(swapped, lefts, rights),
         leaves=conditions[leaves].astype(np.float64),
+        covers=np.array(fields["sum_hessian"], np.float64)[leaves],
         target=target,
         categories=categories,
     )

@@ -4,10 +4,12 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cluster.registry import Registry
 from cluster.values import ModelVersion, Snapshot, Task
+from features.attributions.explainer_file import Background, ExplainerRecord, save_explainer
 from features.definitions import FeatureSet
 from features.encoder import Encoder
 from features.manifest import MODEL_FILE, Manifest
@@ -73,6 +75,16 @@ def write_bundle(
         snapshot=Snapshot(table="trips.training", id=1, rows=100),
         code_version="test",
     ).save(folder)
+    return folder
+
+
+def add_explainer(folder: Path, rows: int = 16, seed: int = 0) -> Path:
+    """Give a bundle of ``write_bundle`` an explainer that samples, with random background rows."""
+    random = np.random.default_rng(seed)
+    numbers = random.normal(size=(rows, ENCODER.width)).astype(np.float32)
+    codes = random.integers(4, size=(rows, len(ENCODER.categories)))
+    record = ExplainerRecord(method="sampled", reasons={"distance": "Distance unlike that of most trips"})
+    save_explainer(record, Background(numbers, codes), folder)
     return folder
 
 

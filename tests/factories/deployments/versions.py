@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.registry import Registry
 from features.definitions import Column
-from tests.factories.deployments.bundles import Slope, register, write_bundle
+from tests.factories.deployments.bundles import Slope, add_explainer, register, write_bundle
 from tests.factories.deployments.tasks import FEATURES
 
 MODEL = "trips"
@@ -18,8 +18,10 @@ class Versions:
     """Registered versions, by what is known about them."""
 
     def __init__(self, registry: Registry, folder: Path) -> None:
-        self.champion = register(registry, MODEL, write_bundle(folder / "champion", Slope(0.75 * TRUE_SLOPE)))
-        self.good = register(registry, MODEL, write_bundle(folder / "good", Slope(TRUE_SLOPE)))
+        self.champion = register(
+            registry, MODEL, add_explainer(write_bundle(folder / "champion", Slope(0.75 * TRUE_SLOPE)))
+        )
+        self.good = register(registry, MODEL, add_explainer(write_bundle(folder / "good", Slope(TRUE_SLOPE))))
         self.bad = register(registry, MODEL, write_bundle(folder / "bad", Slope(-TRUE_SLOPE)))
         broken = write_bundle(folder / "broken", Slope(TRUE_SLOPE))
         self.broken = register(registry, MODEL, broken, spoil=_spoil)

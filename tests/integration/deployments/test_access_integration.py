@@ -17,7 +17,7 @@ from deployments.auth.authenticator import KEY_EFFECTIVE_WITHIN_S
 from deployments.auth.credentials import SCOPES, Scope
 from deployments.auth.key_store import KeyStore
 from deployments.rollout import serve_config
-from tests.factories.deployments.bundles import Slope, register, write_bundle
+from tests.factories.deployments.bundles import Slope, add_explainer, register, write_bundle
 from tests.factories.deployments.issuer import AUDIENCE, NAME, Publisher, SigningKey
 from tests.factories.deployments.request_load import infer_body
 from tests.factories.until import until
@@ -31,6 +31,7 @@ LABELS = {"labels": [{"id": "nobody-s", "label": 1}]}
 REQUESTS: dict[str, tuple[str, str, object]] = {
     "infer": ("POST", "/infer", infer_body([0.5])),
     "invocations": ("POST", "/invocations", {"instances": [ROW]}),
+    "explain": ("POST", "/explain", {"instances": [ROW]}),
     "feedback": ("POST", "/feedback", LABELS),
     "metadata": ("GET", "", None),
     "openapi": ("GET", "/openapi.json", None),
@@ -38,6 +39,7 @@ REQUESTS: dict[str, tuple[str, str, object]] = {
 NEEDED: dict[str, Scope] = {
     "infer": "infer",
     "invocations": "infer",
+    "explain": "infer",
     "feedback": "feedback",
     "metadata": "read",
     "openapi": "read",
@@ -53,7 +55,8 @@ def guarded(
     with Publisher(SIGNING) as publisher:
         jwt = {"jwks_url": publisher.url, "jwt_issuer": NAME, "jwt_audience": AUDIENCE}
         settings = cluster.model_copy(update={"access": True, **jwt})
-        version = register(registry, GUARDED, write_bundle(tmp_path_factory.mktemp("guarded") / "bundle", Slope(1.0)))
+        bundle = add_explainer(write_bundle(tmp_path_factory.mktemp("guarded") / "bundle", Slope(1.0)))
+        version = register(registry, GUARDED, bundle)
         # Not the cluster's writer, whose settings leave access open. It takes that writer's place for this module.
         writer = ray.remote(serve_config.ServeConfigWriter).options(num_cpus=0).remote(settings)
         ray.get(writer.deploy.remote(version, serve_config.ServingOptions()))

@@ -21,7 +21,8 @@ from deployments.protocol.binary_tensors import JSON_LENGTH_HEADER
 pytestmark = pytest.mark.cluster
 
 OPERATIONS = (
-    "metadata", "ready", "infer", "infer_by_version", "invocations", "invocations_by_version", "feedback"
+    "metadata", "ready", "infer", "infer_by_version", "invocations", "invocations_by_version", "explain",
+    "explain_by_version", "feedback",
 )  # fmt: skip
 # A schema cannot require columns of equal length, so the server may refuse a request that the schema allows.
 LOOSER = [positive_data_acceptance]

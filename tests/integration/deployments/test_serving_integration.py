@@ -22,6 +22,7 @@ from deployments.serve_schema import DEFAULT_ROWS
 from deployments.telemetry import unshipped_rows
 from deployments.telemetry.log_writer import connect_log_writer
 from deployments.telemetry.prediction_log import feature_frame, label_rows, to_ipc
+from features.attributions.explanation import RowExplanation
 from rayloop.cli.status import show_status
 from tests.factories.deployments.request_load import Load, infer_body, sigmoid
 from tests.factories.deployments.versions import MODEL, TRUE_SLOPE, Versions
@@ -97,6 +98,37 @@ def test_invocations_in_each_shape_answer(http: httpx.Client, served: ModelVersi
     answer = http.post("/invocations", json=body).json()
     assert answer["model_version"] == served.version
     np.testing.assert_allclose(answer["predictions"], EXPECTED, atol=1e-4)
+
+
+@pytest.mark.parametrize("body", [infer_body([0.5]), {"instances": [ROW]}], ids=["tensors", "instances"])
+def test_explain_answers_with_contributions_that_add_up(http: httpx.Client, served: ModelVersion, body: dict) -> None:
+    response = http.post("/explain", json=body)
+    answer = response.json()
+    assert (response.status_code, answer["model_version"]) == (200, served.version)
+    [explanation] = answer["explanations"]
+    assert (explanation["method"], explanation["unit"], explanation["output"]) == ("sampled", "probability", "late")
+    assert explanation["base"] + sum(explanation["contributions"].values()) == pytest.approx(EXPECTED[0], abs=1e-4)
+    assert set(explanation["contributions"]) == set(explanation["errors"]) == {"distance", "hour", "carrier"}
+    reasons = [(reason["feature"], reason["text"]) for reason in explanation["reasons"]]
+    assert reasons[0] == ("distance", "Distance unlike that of most trips")
+
+
+def test_stored_explanation_is_in_the_log_with_its_row(
+    cluster: Settings, http: httpx.Client, served: ModelVersion
+) -> None:
+    body = {**infer_body([0.5, -0.25], "explained"), "parameters": {"explain": "store"}}
+    answer = http.post("/infer", json=body).json()
+    returned = [RowExplanation.from_stored(one) for one in answer["explanations"]]
+    assert [one.score for one in returned] == pytest.approx(answer["outputs"][0]["data"])
+    tables = Tables(cluster)
+
+    def rows() -> list[dict]:
+        if not tables.exists(f"{MODEL}.predictions"):
+            return []
+        return [row for row in tables.read(f"{MODEL}.predictions").to_pylist() if row["request"] == "explained"]
+
+    until(lambda: len(rows()) == 2, "rows committed")
+    assert [RowExplanation.from_stored(row["explanation"]) for row in rows()] == returned
 
 
 def test_metadata_describes_the_request(http: httpx.Client) -> None:

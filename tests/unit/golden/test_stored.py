@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import safetensors.numpy
 import torch
 from pydantic import ValidationError
 
@@ -31,6 +33,17 @@ from deployments.rollout.webhook_client import post_step
 from deployments.rollout_policy import RolloutPolicy, Webhook
 from deployments.serve_schema import ChallengerConfig, ServerConfig
 from deployments.telemetry.unshipped_rows import UnshippedCounter, read_remainders
+from features.attributions.additive_terms import AdditiveTerms
+from features.attributions.explainer_file import (
+    EXPLAINER_FILE,
+    Background,
+    ExplainerData,
+    ExplainerRecord,
+    load_explainer,
+    save_explainer,
+)
+from features.attributions.explanation import Reason, RowExplanation
+from features.attributions.tree_shap import LeafPaths
 from features.manifest import MANIFEST_FILE, Manifest
 from features.offline.purge import Purged
 from features.profiles.profile import Profile
@@ -55,6 +68,7 @@ from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.calibration import CalibrationResult
 from trainers.evaluation.explanations import Attribution, Importance
 from trainers.evaluation.fairness import GroupComparison
+from trainers.evaluation.feature_effects import FeatureEffect
 from trainers.evaluation.leakage import SingleFeatureSkill
 from trainers.evaluation.robustness import PerturbationResult
 from trainers.evaluation.slices import SliceResult
@@ -94,6 +108,89 @@ def test_manifest_is_written_unchanged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", formats(MANIFEST_FILE))
 def test_stored_manifest_is_read(path: Path, tmp_path: Path) -> None:
     assert Manifest.load(_put(path, tmp_path)) == samples.MANIFEST
+
+
+# Explainers and explanations.
+
+_EXPLAINERS: dict[str, ExplainerData] = {
+    "treeshap": LeafPaths(
+        split_column=np.array([0], np.int32),
+        split_threshold=np.array([0.5], np.float32),
+        split_missing_left=np.array([True]),
+        member_split=np.empty(0, np.int32),
+        member_code=np.empty(0, np.int64),
+        edge_split=np.array([0, 0], np.int32),
+        edge_left=np.array([True, False]),
+        condition_edges=np.array([1, 1], np.int32),
+        condition_column=np.array([0, 0], np.int32),
+        condition_share=np.array([0.25, 0.75]),
+        leaf_conditions=np.array([1, 1], np.int32),
+        leaf_value=np.array([-1.0, 1.0]),
+        leaf_output=np.array([0, 0], np.int32),
+        base=np.array([0.5]),
+    ),
+    "linear": AdditiveTerms(
+        mean=np.zeros(2),
+        std=np.ones(2),
+        clip=np.array([5.0]),
+        weight=np.array([[2.0, 1.0]]),
+        missing=np.zeros((1, 2)),
+        tables=np.array([[0.0, 0.0, -0.5, 0.5]]),
+        first_code=np.array([0]),
+        bias=np.array([0.25]),
+        center=np.array([[0.5, 0.0, 0.125]]),
+    ),
+    "sampled": Background(np.array([[0.0, 1.0], [0.5, 2.0]], np.float32), np.array([[2], [3]])),
+}
+_CONTRIBUTIONS = {"treeshap": [1.5 - 1.0, 0.0, 0.0], "linear": [1.5, 3.0, 0.375], "sampled": [0.75, 0.0, 0.0]}
+_ROW = {"numbers": np.array([[1.0, 3.0]], np.float32), "codes": np.array([[3]])}
+_EXPLANATION = RowExplanation(
+    output="late",
+    score=0.75,
+    method="sampled",
+    unit="probability",
+    base=0.5,
+    total=0.75,
+    contributions={"distance": 0.25, "carrier": 0.0},
+    errors={"distance": 0.125, "carrier": 0.0},
+    reasons=(Reason(feature="distance", text="Far away", contribution=0.25),),
+)
+
+
+def _explainer_content(data: bytes) -> Any:
+    tensors = {
+        name: [str(v.dtype), list(v.shape), v.ravel().tolist()] for name, v in safetensors.numpy.load(data).items()
+    }
+    (length,) = struct.unpack("<Q", data[:8])
+    return [json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["explainer"]), tensors]
+
+
+@pytest.mark.parametrize("method", _EXPLAINERS)
+def test_explainer_is_written_unchanged(method: Any, tmp_path: Path) -> None:
+    save_explainer(ExplainerRecord(method=method, reasons={"distance": "Far away"}), _EXPLAINERS[method], tmp_path)
+    stored(f"explainer-{method}.safetensors", (tmp_path / EXPLAINER_FILE).read_bytes(), _explainer_content)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [pytest.param(method, *each.values, id=f"{method} {each.id}") for method in _EXPLAINERS
+     for each in formats(f"explainer-{method}.safetensors")],
+)  # fmt: skip
+def test_stored_explainer_explains(method: str, path: Path, tmp_path: Path) -> None:
+    folder = _put(path, tmp_path, EXPLAINER_FILE)
+    explainer = load_explainer(folder, samples.ENCODER, samples.BINARY, lambda arrays: arrays["numbers"][:, 0])
+    assert explainer is not None
+    assert (explainer.record.method, explainer.record.reasons) == (method, {"distance": "Far away"})
+    np.testing.assert_allclose(explainer.rows.explain(_ROW, 0).parts, _CONTRIBUTIONS[method])
+
+
+def test_explanation_is_written_unchanged() -> None:
+    stored("explanation.json", _EXPLANATION.model_dump_json().encode())
+
+
+@pytest.mark.parametrize("path", formats("explanation.json"))
+def test_stored_explanation_is_read(path: Path) -> None:
+    assert RowExplanation.from_stored(path.read_bytes()) == _EXPLANATION
 
 
 # Profiles.
@@ -374,6 +471,7 @@ CARD = ModelCard(
                 values={"distance": "2"},
             ),
         ),
+        effects=(FeatureEffect(feature="distance", numbers=(0.5, 2.0), effects=(-0.25, 0.25)),),
     ),
     curve=((0.5, 0.25, 9),),
     limits=("of other times nothing was measured",),
@@ -396,7 +494,10 @@ def test_model_card_is_written_unchanged() -> None:
 
 @pytest.mark.parametrize("path", formats("card.json"))
 def test_stored_model_card_is_read(path: Path) -> None:
-    assert ModelCard.from_stored(path.read_bytes()) == CARD
+    # Cards up to format 6 have no effects of features.
+    before = {} if int(path.parent.name) >= 7 else {"effects": ()}
+    expected = CARD.model_copy(update={"assessment": CARD.assessment.model_copy(update=before)})
+    assert ModelCard.from_stored(path.read_bytes()) == expected
 
 
 def test_gate_report_is_written_unchanged() -> None:

@@ -115,6 +115,14 @@ def test_project_with_an_unknown_gate_column_is_refused(tmp_path: Path, policy: 
     assert load_project(locate_project(module(tmp_path, module_text.replace("color", "shop")))) is not None
 
 
+def test_project_with_reasons_of_an_unknown_column_is_refused() -> None:
+    project = load_project(locate_project("examples/flights/project.py"))
+    known = project.features.columns[0].name
+    assert dataclasses.replace(project, reasons={known: "Far away"}).reasons == {known: "Far away"}
+    with raises(ProjectError, "project.unknown_reason", columns=["colour"]):
+        dataclasses.replace(project, reasons={known: "Far away", "colour": "Too red"})
+
+
 def test_project_with_metrics_of_another_task_is_refused() -> None:
     project = load_project(locate_project("examples/flights/project.py"))
     gate = GatePolicy(thresholds=(Threshold(metric="rmse", max=1),))

@@ -244,4 +244,4 @@ def test_build_openapi_with_large_tensors_has_no_example() -> None:
     document = build_openapi(large, MULTICLASS, "large", "1", LIMITS, access=False)
     validate(document, cls=OpenAPIV31SpecValidator)
     assert "examples" not in json.dumps(document["paths"]["/v2/models/large/infer"])
-    assert len(json.dumps(document)) < 30_000
+    assert len(json.dumps(document)) < 40_000

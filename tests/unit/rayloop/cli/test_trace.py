@@ -1,10 +1,25 @@
-"""`rayloop trace`: an answer, a fallback, and a request without an answer."""
+"""`rayloop trace`: an answer, its reasons, a fallback, and a request without an answer."""
+
+from dataclasses import replace
 
 import pytest
 
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
+from features.attributions.explanation import Reason, RowExplanation
 from rayloop.cli.trace import describe_answer
 from tests.factories.deployments.predictions import copied_batch, prediction_batch
+
+EXPLANATION = RowExplanation(
+    output="late",
+    score=0.25,
+    method="sampled",
+    unit="probability",
+    base=0.5,
+    total=0.25,
+    contributions={"distance": -0.25},
+    errors={"distance": 0.0},
+    reasons=(Reason(feature="distance", text="Near", contribution=-0.25),),
+)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +45,10 @@ from tests.factories.deployments.predictions import copied_batch, prediction_bat
         (
             prediction_batch("a", None, champion_error="ValueError: no"),
             ["answer    none, HTTP 500: v1 failed: ValueError: no"],
+        ),
+        (
+            replace(prediction_batch("a", 0.25), explanations=[EXPLANATION.model_dump_json()]),
+            ["answer    0.25 by the champion, v1, in 2.00 ms", "reason    Near (-0.25 probability)"],
         ),
     ],
 )
