@@ -68,8 +68,7 @@ def _exact(result: FitResult, rows: Arrays) -> tuple[Method, ExplainerData | Non
     """The exact method for a kind of model, and its data; None where there is none."""
     if not result.spec.is_module:
         model = result.build_model()
-        assert isinstance(model, TreeModel)
-        return "treeshap", leaf_paths(model.forest(), *_unit(result))
+        return "treeshap", leaf_paths(model.forest(), *_unit(result)) if isinstance(model, TreeModel) else None
     module = result.build_module()
     return "linear", _linear_terms(module, rows, *_unit(result)) if isinstance(module, Linear) else None
 
