@@ -21,6 +21,9 @@ Client = TypeVar("Client")
 # Ray logs each step of a submission; a failure is raised anyway.
 _NOISY_LOGGERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
+_NOT_FOUND = "status code 404"
+"""What Ray's client says of a job that the cluster does not know; it has one kind of error for all."""
+
 # What a project folder may contain in addition to code; the cluster needs none of it.
 _EXCLUDES = [".git", ".venv", "**/__pycache__", ".rayloop", "*.egg-info", ".*_cache", ".hypothesis"]
 
@@ -114,10 +117,15 @@ def run_time(settings: Settings, job: str) -> tuple[str, str, float]:
     """Return how a job goes: "running" until it ends, Ray's message, and the minutes that it ran.
 
     A job that the cluster does not know, as after the loss of its head, is "unknown".
+
+    Raises:
+        RuntimeError: The dashboard does not answer as it should.
     """
     try:
         details = client(settings).get_job_info(job)
-    except RuntimeError:
+    except RuntimeError as error:
+        if _NOT_FOUND not in str(error):
+            raise
         return "unknown", "", 0.0
     state = str(details.status.value).lower() if details.status.is_terminal() else "running"
     ended_at = details.end_time or 1_000 * time.time()

@@ -1,7 +1,9 @@
-"""Local files that only their owner can open."""
+"""Local files that only their owner can open, and who that is."""
 
 from __future__ import annotations
 
+import getpass
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,3 +32,11 @@ def close_to_others(paths: Iterable[Path]) -> int:
             path.chmod(stat.S_IMODE(mode) & ~PRIVATE_UMASK)
             closed += 1
     return closed
+
+
+def current_user() -> str:
+    """Return the name of the user who runs this process; the number where no name is known, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

@@ -12,7 +12,7 @@ from pyiceberg.io import FileIO
 from pyiceberg.table.refs import MAIN_BRANCH
 from pyiceberg.table.snapshots import Operation, Snapshot
 
-from cluster.storage.table_catalog import TableCatalog
+from cluster.storage.table_catalog import TableCatalog, ancestors
 
 Where = Mapping[str, Collection[str]]
 """For each of some text columns the values that match; a row matches when all of these columns do."""
@@ -31,11 +31,13 @@ def find_rows(tables: TableCatalog, name: str, where: Where, columns: Sequence[s
 
 
 def in_history(tables: TableCatalog, name: str, where: Where) -> bool:
-    """Return whether an older snapshot has matching rows, which were deleted or replaced since."""
+    """Return whether another snapshot has matching rows, which were deleted, replaced or rolled back since."""
     table = tables.load(name)
-    if all(snapshot.summary and snapshot.summary.operation == Operation.APPEND for snapshot in table.snapshots()):
+    own = [snapshot.snapshot_id for snapshot in ancestors(table)]
+    if all(_only_appends(snapshot) and snapshot.snapshot_id in own for snapshot in table.snapshots()):
         return False
-    scans = (table.scan(_filter(where), snapshot_id=old.snapshot_id) for old in table.snapshots()[:-1])
+    others = (snapshot.snapshot_id for snapshot in table.snapshots() if snapshot.snapshot_id not in own[:1])
+    scans = (table.scan(_filter(where), snapshot_id=other) for other in others)
     return any(scan.select(*where).to_arrow().num_rows for scan in scans)
 
 
@@ -81,6 +83,10 @@ def expire_snapshots(tables: TableCatalog, name: str) -> tuple[int, ...]:
         with suppress(FileNotFoundError):
             table.io.delete(path)
     return tuple(ids)
+
+
+def _only_appends(snapshot: Snapshot) -> bool:
+    return snapshot.summary is not None and snapshot.summary.operation == Operation.APPEND
 
 
 def _filter(where: Where) -> BooleanExpression:

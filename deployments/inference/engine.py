@@ -262,7 +262,8 @@ class Engine:
             raise
         result = await scoring
         explanations = await self._challenger_explanations(request, challenger, result)
-        by_champion = not explanations
+        # A champion that failed has no answer to explain; the challenger's is better than none.
+        by_champion = not explanations and (scored.scores is not None or result.scores is None)
         explanations = explanations or await self._explain_scored(request, scored)
         stored = _with_stored(scored, explanations, options)
         answer = variant_scoring.build_answer([request], stored, result, champion_answers=by_champion)

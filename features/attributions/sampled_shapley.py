@@ -49,24 +49,26 @@ class SampledExplainer:
         self._orders_per_row = max(_MIN_ORDERS, min(count, _MAX_ORDERS))
         orders = [generator.permutation(features) for _ in range(rows * self._orders_per_row)]
         self._walks = np.array([walk for order in orders for walk in (order, order[::-1])])
-        starts = np.repeat(np.arange(rows), 2 * self._orders_per_row)
-        self._start_scores = self._run({name: values[:rows] for name, values in background.items()})[starts]
-        # Between start and end, step s has taken over the features at the positions up to s.
-        position = np.argsort(self._walks, axis=1)
-        taken = position[:, None, :] <= np.arange(features - 1)[None, :, None]
-        of_step = np.repeat(starts, features - 1)
-        self._taken, self._starts = dict[str, np.ndarray](), dict[str, np.ndarray]()
-        for name, values in background.items():
-            mine = [i for i, each in enumerate(locations.values()) if each.array == name]
-            widths = [each.columns.stop - each.columns.start for each in locations.values() if each.array == name]
-            self._taken[name] = np.repeat(taken.reshape(len(of_step), features)[:, mine], widths, axis=1)
-            self._starts[name] = values[of_step]
+        self._starts = np.repeat(np.arange(rows), 2 * self._orders_per_row)
+        self._background = {name: values[:rows] for name, values in background.items()}
+        self._start_scores = self._run(self._background)[self._starts]
+        self._position = np.argsort(self._walks, axis=1)
+        self._feature_of = {
+            name: np.repeat(
+                [i for i, each in enumerate(locations.values()) if each.array == name],
+                [each.columns.stop - each.columns.start for each in locations.values() if each.array == name],
+            ).astype(np.int64)
+            for name in background
+        }
 
     def explain(self, row: Arrays, output: int) -> Contributions:
         """Contributions to an output of one encoded row, in the unit of the score."""
-        path = {name: np.where(taken, row[name], self._starts[name]) for name, taken in self._taken.items()}
         walks, features = self._walks.shape
-        inner = self._run(path)[:, output].reshape(walks, features - 1) if features > 1 else np.empty((walks, 0))
+        # Made a few rows at a time: all of them together grow with the square of the features.
+        steps_between = np.arange(walks * (features - 1))
+        calls = (self._between(row, steps_between[at : at + _CALL_ROWS]) for at in _starts(len(steps_between)))
+        scores = [self._run(call)[:, output] for call in calls]
+        inner = np.concatenate([np.empty(0), *scores]).reshape(walks, features - 1)
         start, end = self._start_scores[:, output], np.full(walks, self._run(row)[0, output])
         steps = np.diff(np.column_stack([start, inner, end]), axis=1)
         parts = np.empty((walks, features))
@@ -76,6 +78,15 @@ class SampledExplainer:
         spread = by_order.var(axis=1, ddof=1) / self._orders_per_row
         errors = np.sqrt(spread.sum(axis=0)) / len(spread)
         return Contributions(float(start.mean()), parts.mean(axis=0), errors)
+
+    def _between(self, row: Arrays, steps: np.ndarray) -> Arrays:
+        """Rows between start and end: step s of a walk has taken over the features at the positions up to s."""
+        walk, step = np.divmod(steps, self._walks.shape[1] - 1)
+        taken, starts = self._position[walk] <= step[:, None], self._starts[walk]
+        return {
+            name: np.where(taken[:, self._feature_of[name]], row[name], values[starts])
+            for name, values in self._background.items()
+        }
 
     def _run(self, arrays: Arrays) -> np.ndarray:
         """Scores of encoded rows, float64 [rows, outputs]."""

@@ -179,8 +179,12 @@ def suppression(policy: RetrainPolicy, state: RetrainState, now: float) -> str:
 
 
 def budget_left(policy: RetrainPolicy, state: RetrainState, now: float) -> BudgetLeft:
-    """What the budget allows now. A run in progress counts with the minutes that it has taken so far."""
-    runs = [e for e in state.journal if e.event == "run" and e.at > now - policy.period_s]
+    """What the budget allows now. A run in progress counts with the minutes that it has taken so far.
+
+    A job that could not be submitted is no run.
+    """
+    started = [e for e in state.journal if e.event == "run" and (e.job or e.in_progress)]
+    runs = [e for e in started if e.at > now - policy.period_s]
     minutes = sum(max(0.0, now - e.at) / 60.0 if e.in_progress else e.minutes for e in runs)
     return BudgetLeft(
         None if policy.max_runs is None else max(0, policy.max_runs - len(runs)),

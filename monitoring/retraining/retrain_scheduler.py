@@ -142,7 +142,8 @@ class RetrainScheduler:
             return
         now = self._clock()
         run = RetrainEntry(at=now, event="run", trigger=ALARM, reason=entry.alarm.reason, job=job, outcome=outcome)
-        self.state = restart_counts(self.policy, self.state, now).record(run)
+        state = restart_counts(self.policy, self.state, now) if job else self.state
+        self.state = state.record(run)
 
     def pause(self, by: str, reason: str) -> None:
         """Start no retraining, whatever the trigger, until ``resume``."""

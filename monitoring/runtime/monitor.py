@@ -367,6 +367,8 @@ class DriftMonitor:
             self._count("failures", str(error))
 
     def _restore(self, state: MonitorState) -> None:
+        # First: a reference that is gone must not cost a person's pause, or the budget.
+        self._retraining.policy, self._retraining.state = state.retrain_policy, state.retraining
         tracker = DriftTracker(self.model)
         if state.version and state.policy is not None:
             tracker.follow(state.version, self._store.load_reference(state.version), state.policy, state.detector)
@@ -375,7 +377,6 @@ class DriftMonitor:
         self._tracker, self._scheduler = tracker, AnalysisScheduler(state.scheduler)
         self._counters = dict(state.counters)
         self._usage, self._tags = state.usage, dict(state.tags)
-        self._retraining.policy, self._retraining.state = state.retrain_policy, state.retraining
         self._responder.journal, self._responder.actions = list(state.journal), state.actions
         self._responder.resume(self.policy)
         self._retraining.resume_after_crash()

@@ -14,7 +14,7 @@ from rayloop.retraining.warm_start import load_warm_start
 from rayloop.simulation import scenario
 from rayloop.stages import baselines, delete_project, feature_data
 from rayloop.stages.candidate import Recipe
-from rayloop.stages.deploy import release, require_same_settings, resume_serving, roll_back
+from rayloop.stages.deploy import follow_triggers, release, require_same_settings, resume_serving, roll_back
 from rayloop.stages.retrain import retrain_champion
 from rayloop.stages.train_version import build_first_version, build_version, choose_recipe
 from trainers.config import IMPORTED, ModelSpec
@@ -45,6 +45,7 @@ def run(context: ProjectContext, *, simulate: bool, fresh: bool) -> None:
     if not simulate:
         feature_data.materialize_online(context, snapshots, datetime.now(UTC))
     release(context, first.version)
+    follow_triggers(context)
     story = scenario.run_scenario(context, plan, snapshots, recipe) if simulate and plan else None
     with context.progress.stage("report"):
         results = baselines.collect(context, comparison)
@@ -112,6 +113,7 @@ def import_version(context: ProjectContext) -> None:
         version = build_version(context, frame, recipe, "imported").version
     feature_data.materialize_online(context, snapshots, datetime.now(UTC), [version])
     release(context, version)
+    follow_triggers(context)
 
 
 def retrain(context: ProjectContext, until: datetime, reason: str, from_version: str | None = None) -> None:
@@ -165,6 +167,7 @@ def deploy(context: ProjectContext, version: Sequence[str]) -> None:
     snapshots = feature_data.snapshots_of(feature_data.ingest_sources(context))
     feature_data.materialize_online(context, snapshots, datetime.now(UTC), chosen)
     release(context, *chosen)
+    follow_triggers(context)
 
 
 def serve_again(context: ProjectContext) -> None:

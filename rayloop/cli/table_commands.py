@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.errors import DataError
+from cluster.permissions import current_user
 from cluster.settings import load_settings
 from cluster.times import format_utc
 from rayloop.cli.submission import require_stores
@@ -84,7 +84,7 @@ def tag(
         remove_tag(_tables(), name, label)
         typer.echo(f"{name}: {label} is removed")
         return
-    tagged = add_tag(_tables(), name, label, snapshot, getpass.getuser(), reason)
+    tagged = add_tag(_tables(), name, label, snapshot, current_user(), reason)
     typer.echo(f"{name}: {label} is snapshot {tagged}")
 
 
@@ -123,13 +123,14 @@ def rollback(name: TableArgument, snapshot: Reference, reason: Why = "") -> None
     tables = _tables()
     if not table_key(tables, name):
         raise DataError("data.not_a_source_table", table=name)
-    done = roll_back(tables, name, snapshot, getpass.getuser(), reason)
+    done = roll_back(tables, name, snapshot, current_user(), reason)
     typer.echo(f"{name}: {done.rows[0]:,} rows before, {done.rows[1]:,} now")
     typer.echo(f"back: rayloop table rollback {name} {done.left}")
     source = name.rpartition(".")[2]
     typer.echo(
         f"Correct the source before it is read again, or its rows return. Online states still have the rows that are "
-        f"gone: run `rayloop backfill PROJECT --view VIEW` for each view of {source!r}."
+        f"gone: run `rayloop backfill PROJECT --view VIEW` for each view of {source!r}, once the source has rows up to "
+        "the time of those."
     )
 
 

@@ -27,11 +27,13 @@ class LoopFactsTask:
 
     def __call__(self, job_ids: tuple[str, ...]) -> LoopFacts:
         """Read what the stores and the cluster know now."""
+        # Before the rollout: a job that ends in between has started one.
+        ended = {job: _job_facts(self.settings, job) for job in job_ids}
         return LoopFacts(
             rows={name: self._count(table) for name, table in self.sources.items()},
             labels=self._count(labels_table(self.model)),
             rolling_out=_is_rolling_out(self.model),
-            jobs={job: _job_facts(self.settings, job) for job in job_ids},
+            jobs=ended,
         )
 
     @cached_property

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.errors import RayloopError, RolloutError
+from cluster.errors import RolloutError
 from cluster.registry import Registry
 from cluster.row_losses import row_loss
 from cluster.storage.tables import Tables
@@ -43,7 +43,8 @@ def with_gains(
     try:
         promotion = _promotion(registry, tables, request)
         gains = () if promotion is None else _measure(registry, request, promotion, answered, live)
-    except RayloopError as error:
+    except Exception as error:
+        # A store that is away, or a bundle that is gone, costs this figure and not the analysis, whose alarms matter.
         fault = f"the gain of retraining is not measured: {error}"
         return result.model_copy(update={"faults": (*result.faults, fault)})
     return result.model_copy(update={"gains": gains})

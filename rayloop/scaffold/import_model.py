@@ -3,7 +3,6 @@ that cannot be served is written."""
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -13,7 +12,8 @@ from typing import NamedTuple
 import polars as pl
 
 from cluster.errors import DataError, ProjectError
-from cluster.settings import Settings
+from cluster.permissions import current_user
+from cluster.settings import Settings, hide_password
 from cluster.values import Task, TaskKind
 from features.definitions import Column
 from features.manifest import MODEL_FILE
@@ -256,11 +256,11 @@ def _facts(request: ImportRequest, file: ModelFile, source: SourceModel, convers
     is_uri = ":/" in request.model
     return ImportFacts(
         format=source.format,
-        source=request.model if is_uri else str(Path(request.model).resolve()),
+        source=hide_password(request.model) if is_uri else str(Path(request.model).resolve()),
         sha256=file.sha256,
         graph_sha256=sha256_of(conversion.graph),
         imported_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        imported_by=getpass.getuser(),
+        imported_by=current_user(),
         trusted=request.trust,
         task=conversion.task,
         encoder=conversion.encoder,
@@ -284,4 +284,9 @@ def _write(folder: Path, facts: ImportFacts, graph: bytes, texts: dict[str, str]
 
 
 def _is_same(folder: Path, facts: ImportFacts) -> bool:
-    return (folder / FOLDER / FACTS_FILE).exists() and ImportFacts.load(folder).key == facts.key
+    place = folder / FOLDER
+    if not ((place / FACTS_FILE).exists() and (place / MODEL_FILE).exists()):
+        return False
+    return (
+        ImportFacts.load(folder).key == facts.key and sha256_of((place / MODEL_FILE).read_bytes()) == facts.graph_sha256
+    )

@@ -121,7 +121,6 @@ def release(context: ProjectContext, *versions: ModelVersion) -> None:
             if not is_serving(context, champion):
                 deploy(context, champion)
             start_rollout(context, versions)
-            _follow_triggers(context)
             done = f"rollout of {' and '.join(map(str, versions))} against v{champion.version} started"
         context.progress(done)
 
@@ -142,17 +141,23 @@ def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
     reference = (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
     policy = drift_policy(context, find_label_delay(context))
     get_result(_monitor(context).watch.remote(version.version, reference, policy, dict(context.project.tags)))
-    _follow_triggers(context)
 
 
-def _follow_triggers(context: ProjectContext) -> None:
+def follow_triggers(context: ProjectContext) -> None:
+    """Let the drift monitor follow the project's triggers and budget of retraining.
+
+    Only for commands of a person: the job of an alarm or of a trigger runs the project as it was shipped long ago, and
+    would bring its triggers back.
+    """
     get_result(_monitor(context).schedule.remote(context.project.retrain.policy))
 
 
 def _monitor(context: ProjectContext) -> ActorHandle[Any]:
     settings, place, folder = context.settings, context.location, shipped_package()
-    retrain = retrain_job(settings, place, context.project.drift.window_s, folder)
-    acts: dict[Action, AlarmAction] = {"retrain": retrain, "rollback": rollback_job(settings, place, folder)}
+    acts: dict[Action, AlarmAction] = {"rollback": rollback_job(settings, place, folder)}
+    if not context.project.model.is_imported:
+        # A model that was trained elsewhere cannot be trained again: an alarm notifies.
+        acts["retrain"] = retrain_job(settings, place, context.project.drift.window_s, folder)
     name, project = context.project.name, context.project
     tables = {source.name: f"{name}.{source.name}" for source in project.sources}
     facts = LoopFactsTask(settings, name, tables | {"": tables[project.examples.source]})

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from typing import Any
 
 import polars as pl
 from ray.exceptions import RayTaskError
 
-from cluster.errors import RayloopError, SnapshotNotFound
+from cluster.errors import DataError, RayloopError, SnapshotNotFound
 from cluster.times import epoch_microseconds
 from cluster.values import ModelVersion, Snapshot
 from features.definitions import FeatureView
@@ -31,6 +32,8 @@ from rayloop.frame_view import FrameView
 from rayloop.lineage import collect_views, load_lineage
 
 Snapshots = Mapping[str, Snapshot]
+_NO_WEAK_LABELS = ("data.weak_labels_no_votes", "data.weak_labels_unidentified")
+"""Codes of errors that say that too few rows lack a label."""
 
 
 def ingest_sources(context: ProjectContext, sources: Sequence[Source] | None = None) -> dict[str, IngestionResult]:
@@ -72,7 +75,7 @@ def training_frame(
         what = project.features, project.examples, project.task, split or project.split, snapshots, context.tables
         try:
             snapshot = build_frame(*what, context.frame_table, until)
-            weak = build_weak_frame(*what, snapshot, until) if project.examples.weak else None
+            weak = _weak_frame(context, *what, snapshot, until) if project.examples.weak else None
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, RayloopError) else error) from error
         frame = FrameView(context, snapshot, weak)
@@ -83,6 +86,17 @@ def training_frame(
         if warning := (split or project.split).warning(*frame.period):
             context.progress(f"WARNING: {warning}")
         return frame
+
+
+def _weak_frame(context: ProjectContext, *arguments: Any) -> Snapshot | None:
+    """Give rows weak labels. A retraining goes on without: its training rows may all have true labels by then."""
+    try:
+        return build_weak_frame(*arguments)
+    except DataError as error:
+        if arguments[-1] is None or error.code not in _NO_WEAK_LABELS:
+            raise
+        context.progress(f"WARNING: no weak labels: {error}")
+        return None
 
 
 def retrain_frame(context: ProjectContext, snapshots: Snapshots, now: datetime) -> FrameView:

@@ -92,11 +92,11 @@ def read_model(file: ModelFile, output: str = "", trust: bool = False) -> Source
     """
     if file.format == "pickle" and not trust:
         raise DataError("data.import_pickle", path=str(file.path))
-    content = file.path.read_bytes()
+    content = b"" if file.format == "onnx" else file.path.read_bytes()
     if file.format == "onnx":
-        from trainers.imports.onnx_source import OnnxSource
+        from trainers.imports.onnx_source import OnnxSource, read_graph
 
-        source: SourceModel = OnnxSource(content, output)
+        source: SourceModel = OnnxSource(read_graph(file.path), output)
     elif file.format in ("lightgbm", "xgboost"):
         from trainers.imports.forest_source import read_lightgbm, read_xgboost
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from copy import copy
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import onnx
 import polars as pl
 from google.protobuf.message import DecodeError
 from onnx import TensorProto
+from onnx.external_data_helper import uses_external_data
 
 from cluster.errors import DataError
 from cluster.values import Task
@@ -32,6 +34,24 @@ _TYPES: dict[int, type] = {
 }
 _PROBABILITIES = ("prob", "score")
 _CLASS_ATTRIBUTES = ("classlabels_strings", "classlabels_ints", "classlabels_int64s")
+
+
+def read_graph(path: Path) -> bytes:
+    """Read a graph with all its weights: those that are in files beside it become part of it.
+
+    Raises:
+        DataError: It is no graph, or a file beside it is missing.
+    """
+    content = path.read_bytes()
+    try:
+        if any(map(uses_external_data, onnx.load_from_string(content).graph.initializer)):
+            content = onnx.load(path).SerializeToString()
+    except DecodeError as error:
+        raise DataError("data.import_unreadable", format="ONNX", reason="it is no ONNX file") from error
+    # A graph beyond 2 GiB is a ValueError, and one whose files are missing a ValidationError of ONNX's checker.
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise DataError("data.import_unreadable", format="ONNX", reason=str(error).splitlines()[0]) from error
+    return content
 
 
 class GraphInput(NamedTuple):

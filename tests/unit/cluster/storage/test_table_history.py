@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import DataError, SnapshotNotFound
 from cluster.settings import Settings
-from cluster.storage.erasure import delete_rows, expire_snapshots
+from cluster.storage.erasure import delete_rows, expire_snapshots, in_history
 from cluster.storage.table_history import add_tag, changes, find_snapshot, list_snapshots, remove_tag, roll_back
 from cluster.storage.tables import Tables
 from tests.factories.errors import raises
@@ -116,3 +116,16 @@ def test_erasure_reaches_tagged_list_snapshots(tables: Tables) -> None:
     expire_snapshots(tables, "shop.people")
     assert tables.read("shop.people")["name"].to_pylist() == ["bob"]
     assert all(each.tags == () for each in list_snapshots(tables, "shop.people"))
+
+
+def test_erasure_reaches_rows_that_were_rolled_back(tables: Tables) -> None:
+    anna = {"name": ["anna"]}
+    for name in ("bob", "anna"):
+        tables.append("shop.people", pa.table({"name": [name]}))
+    assert not in_history(tables, "shop.people", anna)
+    left = roll_back(tables, "shop.people", str(list_snapshots(tables, "shop.people")[0].id), "bob").left
+    assert delete_rows(tables, "shop.people", anna) == 0
+    assert in_history(tables, "shop.people", anna)
+    expire_snapshots(tables, "shop.people")
+    with raises(DataError, "data.tag_not_found"):
+        find_snapshot(tables, "shop.people", str(left))

@@ -186,6 +186,15 @@ def test_budget_of_minutes_counts_a_job_in_progress() -> None:
     assert loop.look(7 * DAY_S) is not None
 
 
+def test_job_that_was_not_submitted_spends_no_budget() -> None:
+    loop = Loop(OnLabels(labels=1), max_runs=1)
+    failed = RetrainEntry(at=loop.now, event="run", trigger="alarm", outcome="failed: ConnectionError")
+    loop.state = loop.state.record(failed)
+    assert budget_left(loop.policy, loop.state, loop.now).runs == 1
+    assert loop.look(60, labels=1) is not None
+    assert budget_left(loop.policy, loop.state, loop.now).runs == 0
+
+
 def test_pause_holds_every_trigger_and_skips_schedules() -> None:
     loop = Loop(daily(), OnLabels(labels=10))
     entry = RetrainEntry(at=loop.now, event="pause", by="anna", reason="audit")

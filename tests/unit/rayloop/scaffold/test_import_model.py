@@ -91,6 +91,10 @@ def test_second_import_replaces_the_model_and_an_equal_one_changes_nothing(folde
     text = (folder / "risk" / FOLDER / FACTS_FILE).read_text()
     take(ImportRequest("risk", "model.onnx"), folder)
     assert (folder / "risk" / FOLDER / FACTS_FILE).read_text() == text
+    (folder / "risk" / FOLDER / "model.onnx").unlink()
+    take(ImportRequest("risk", "model.onnx"), folder)
+    load_graph(folder / "risk", ImportFacts.load(folder / "risk"))
+    sys.modules.pop("project", None)
     Path("model.onnx").write_bytes(numeric_onnx(1 - labels["binary"], rows, True)[0])
     sys.modules.pop("project", None)
     take(ImportRequest("risk", "model.onnx"), folder)
