@@ -9,7 +9,6 @@ import pytest
 
 from cluster.errors import DataError, ProjectError
 from tests.factories.errors import raises
-from tests.factories.trainers.boosted import boosted
 from tests.factories.trainers.frames import TASKS
 from trainers.config import ModelSpec
 from trainers.loop import starting_point
@@ -21,6 +20,8 @@ TREES = ModelSpec(build="lightgbm", parameters={"rounds": 5})
 
 @pytest.fixture(scope="module")
 def point() -> StartingPoint:
+    from tests.factories.trainers.boosted import boosted  # imports torch, which a starting point needs not
+
     return StartingPoint.of(boosted(spec=TREES))
 
 
