@@ -82,6 +82,7 @@ def test_retrained_version_is_champion_with_its_lineage(simulated: str, cluster:
     assert champion.tags["rayloop.runtime"].startswith("ONNX Runtime ")
     bundle = registry.fetch(champion)
     assert sorted(p.name for p in bundle.iterdir()) == [
+        "explainer.safetensors",
         "manifest.json",
         "model.onnx",
         "portable.onnx",
