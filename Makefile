@@ -24,7 +24,7 @@ test: $(STAMP)
 test-unit: $(STAMP)
 	$(BIN)/python -m pytest -n auto tests/unit tests/benchmarks
 
-# Examples nobody drew before; kills, hangs, scaling, several models under load; the tests of serving behind a door.
+# Unit tests with new random examples; kills, hangs, scaling, several models under load; the tests of serving behind a door.
 test-slow: $(STAMP)
 	RAYLOOP_EXPLORE=1 $(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
 	$(BIN)/python -m pytest -m "slow and not hosts"

@@ -14,12 +14,12 @@ from functools import cached_property
 from typing import Any, Literal, Self
 
 import polars as pl
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from cluster.errors import DataError, ProjectError
 from cluster.fingerprint import json_fingerprint
 from cluster.values import Frozen
-from features.row_expressions import parse_expression, require_kind, require_row_expression
+from features.row_expressions import RowExpression, parse_expression, require_kind
 from features.types import AS_OF, POLARS_TYPES
 
 Kind = Literal["number", "category", "timestamp", "tensor"]
@@ -124,32 +124,15 @@ class Latest(Frozen):
     kind: Literal["number", "category", "timestamp"] = "number"
 
 
-class Derived(Frozen):
-    """A computed column: a Polars expression over columns of the same row, stored as JSON.
+class Derived(RowExpression):
+    """A computed column."""
 
-    Only expressions that compute each row's value from the same row are accepted (features/row_expressions.py).
-    """
-
-    name: str
     kind: Kind
-    expression: str
-
-    @field_validator("expression")
-    @classmethod
-    def _computes_by_row(cls, expression: str) -> str:
-        require_row_expression(expression)
-        return expression
 
     @cached_property
     def expr(self) -> pl.Expr:
-        """The expression, with the column's name."""
+        """The expression, with the column's name. Once it is cached, definitions can no longer be compared."""
         return parse_expression(self.expression).alias(self.name)
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        """Columns that the expression reads."""
-        # Not from ``expr``: once it is cached, definitions can no longer be compared.
-        return tuple(parse_expression(self.expression).meta.root_names())
 
 
 class FeatureView(Frozen):

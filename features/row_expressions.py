@@ -13,8 +13,30 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import polars as pl
+from pydantic import field_validator
 
 from cluster.errors import ProjectError
+from cluster.values import Frozen
+
+
+class RowExpression(Frozen):
+    """A named Polars expression over columns of the same row, stored as JSON."""
+
+    name: str
+    expression: str
+    """The expression as JSON; one that looks at other rows is refused."""
+
+    @field_validator("expression")
+    @classmethod
+    def _computes_by_row(cls, expression: str) -> str:
+        require_row_expression(expression)
+        return expression
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        """Columns that the expression reads."""
+        return tuple(parse_expression(self.expression).meta.root_names())
+
 
 _REFUSED_MEMBERS: dict[str, frozenset[str]] = {
     # ToStruct may name its fields by a Python function; the others look at other rows.

@@ -21,7 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from cluster.errors import DataError
 from cluster.storage.table_catalog import TableCatalog, ancestors
-from cluster.values import Frozen
+from cluster.values import Stored
 
 _TAG, _ROLLBACK = "rayloop.tag.", "rayloop.rollback."
 _TAG_NAME = re.compile(r"[A-Za-z][\w.-]{0,62}")
@@ -46,10 +46,9 @@ class TableSnapshot(NamedTuple):
     state: Literal["current", "earlier", "rolled back"]
 
 
-class TableChange(Frozen):
+class TableChange(Stored, stored_as="change of a table"):
     """What somebody did to a table, as its properties keep it."""
 
-    schema_version: int = 1
     at: datetime
     by: str
     reason: str = ""
@@ -86,7 +85,7 @@ def changes(tables: TableCatalog, name: str) -> dict[str, TableChange]:
     kept = [(f"tag {tag}", _TAG + tag) for tag in table.refs()]
     kept += [(f"rollback {key.removeprefix(_ROLLBACK)}", key) for key in table.properties if key.startswith(_ROLLBACK)]
     stored = [(what, table.properties[key]) for what, key in kept if key in table.properties]
-    found = {what: TableChange.model_validate_json(value) for what, value in stored}
+    found = {what: TableChange.from_stored(value) for what, value in stored}
     return dict(sorted(found.items(), key=lambda change: change[1].at))
 
 

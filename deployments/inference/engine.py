@@ -262,8 +262,8 @@ class Engine:
             raise
         result = await scoring
         explanations = await self._challenger_explanations(request, challenger, result)
-        # A champion that failed has no answer to explain; the challenger's is better than none.
-        by_champion = not explanations and (scored.scores is not None or result.scores is None)
+        # A prediction is answered by the challenger although it does not explain, where the champion failed.
+        by_champion = not explanations and (scored.scores is not None or not options.report)
         explanations = explanations or await self._explain_scored(request, scored)
         stored = _with_stored(scored, explanations, options)
         answer = variant_scoring.build_answer([request], stored, result, champion_answers=by_champion)

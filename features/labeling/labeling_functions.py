@@ -9,36 +9,21 @@ import math
 from typing import Self
 
 import polars as pl
-from pydantic import field_validator, model_validator
+from pydantic import model_validator
 
 from cluster.errors import DataError, ProjectError
 from cluster.fingerprint import json_fingerprint
 from cluster.values import Frozen, Task
 from features.definitions import require_unique
-from features.row_expressions import parse_expression, require_row_expression
+from features.row_expressions import RowExpression, parse_expression
 
 ABSTAIN = -1
 """The vote of a function that says nothing about a row."""
 _VOTE, _COLUMN = pl.Int16, "__vote"
 
 
-class LabelingFunction(Frozen):
-    """A Polars expression over features of the same row that gives a class of the task, or null to abstain."""
-
-    name: str
-    expression: str
-    """The expression as JSON."""
-
-    @field_validator("expression")
-    @classmethod
-    def _computes_by_row(cls, expression: str) -> str:
-        require_row_expression(expression)
-        return expression
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        """Columns that the expression reads."""
-        return tuple(parse_expression(self.expression).meta.root_names())
+class LabelingFunction(RowExpression):
+    """An expression over features of the same row that gives a class of the task, or null to abstain."""
 
 
 class WeakLabels(Frozen):

@@ -91,7 +91,7 @@ class RetrainScheduler:
 
         Args:
             reader: Reads the facts; None: nothing is ever due.
-            submit: Submits the job of a run.
+            submit: Submits the job of a run; None only without a reader.
             save: Writes all state to disk.
             count: Counts an event, with an error where there is one.
             clock: Seconds since the epoch.
@@ -112,7 +112,7 @@ class RetrainScheduler:
 
     def resume_after_crash(self) -> None:
         """Submit what the journal says is about to start: a job of the same name is not submitted twice."""
-        for entry in self.state.in_progress:
+        for entry in self.state.in_progress if self._submit else ():
             if not entry.job and entry.trigger != ALARM:
                 self._start(entry)
 
@@ -206,10 +206,9 @@ class RetrainScheduler:
 
     def _start(self, entry: RetrainEntry) -> None:
         """Submit the job of a run. The journal is on disk before and after."""
+        assert self._submit is not None
         self._count("actions")
         try:
-            if self._submit is None:
-                raise NotImplementedError("nothing submits jobs")
             started = entry.model_copy(update={"job": self._submit(entry)})
         except Exception as error:
             # The cluster may refuse anything; monitoring continues, and the journal has the error.

@@ -28,7 +28,7 @@ _HISTORY = ("snapshot", "time", "operation", "rows", "added", "deleted", "tags",
 app = typer.Typer(help="Compare, tag and roll back tables.", no_args_is_help=True)
 TableArgument = Annotated[str, typer.Argument(help="Name of the table, as `rayloop table list` shows it")]
 Reference = Annotated[str, typer.Argument(help="Tag or number of a snapshot, as `rayloop table history` shows it")]
-Why = Annotated[str, typer.Option("--reason", help="Why, for those who look later")]
+Why = Annotated[str, typer.Option("--reason", help="Reason, stored with the change")]
 
 
 @app.command("list")
@@ -128,9 +128,9 @@ def rollback(name: TableArgument, snapshot: Reference, reason: Why = "") -> None
     typer.echo(f"back: rayloop table rollback {name} {done.left}")
     source = name.rpartition(".")[2]
     typer.echo(
-        f"Correct the source before it is read again, or its rows return. Online states still have the rows that are "
-        f"gone: run `rayloop backfill PROJECT --view VIEW` for each view of {source!r}, once the source has rows up to "
-        "the time of those."
+        "Correct the source before the next ingestion, or its rows land again. The online store still has the rows "
+        f"that were rolled back: run `rayloop backfill PROJECT --view VIEW` for each view of {source!r}, once the "
+        "source has rows up to the time of those."
     )
 
 

@@ -5,10 +5,10 @@ Each stage can be repeated: work that is done is not done again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
 
 import polars as pl
 from ray.exceptions import RayTaskError
@@ -75,7 +75,8 @@ def training_frame(
         what = project.features, project.examples, project.task, split or project.split, snapshots, context.tables
         try:
             snapshot = build_frame(*what, context.frame_table, until)
-            weak = _weak_frame(context, *what, snapshot, until) if project.examples.weak else None
+            build_weak = partial(build_weak_frame, *what, snapshot, until)
+            weak = _weak_frame(context, build_weak, is_retraining=until is not None) if project.examples.weak else None
         except RayTaskError as error:
             raise (error.cause if isinstance(error.cause, RayloopError) else error) from error
         frame = FrameView(context, snapshot, weak)
@@ -88,12 +89,12 @@ def training_frame(
         return frame
 
 
-def _weak_frame(context: ProjectContext, *arguments: Any) -> Snapshot | None:
-    """Give rows weak labels. A retraining goes on without: its training rows may all have true labels by then."""
+def _weak_frame(context: ProjectContext, build: Callable[[], Snapshot], *, is_retraining: bool) -> Snapshot | None:
+    """Give rows weak labels. A retraining does without if it must: all of its rows may have true labels by then."""
     try:
-        return build_weak_frame(*arguments)
+        return build()
     except DataError as error:
-        if arguments[-1] is None or error.code not in _NO_WEAK_LABELS:
+        if not is_retraining or error.code not in _NO_WEAK_LABELS:
             raise
         context.progress(f"WARNING: no weak labels: {error}")
         return None

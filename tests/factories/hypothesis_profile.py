@@ -1,7 +1,7 @@
-"""How properties draw their examples.
+"""How property tests draw their examples.
 
-No deadline: the time of one example means nothing on a machine that also runs a cluster. The same examples in each run,
-so that a change is judged by what it changes; ``make test-slow`` sets RAYLOOP_EXPLORE and draws new ones.
+There is no deadline: the time of one example means nothing on a machine that also runs a cluster. Each run draws the
+same examples, so that only a change can fail a test; ``make test-slow`` sets RAYLOOP_EXPLORE and draws new ones.
 """
 
 import os

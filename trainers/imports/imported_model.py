@@ -58,7 +58,7 @@ class ImportFacts(Stored, stored_as="import of a model"):
 
     @property
     def key(self) -> str:
-        """What distinguishes the model from another one, whoever imported it from where."""
+        """What distinguishes the model from another one, regardless of who imported it and from where."""
         names = {"format", "sha256", "graph_sha256", "task", "encoder"}
         return json_fingerprint(self.model_dump(mode="json", include=names))
 

@@ -50,7 +50,7 @@ def test_snapshot_is_found_by_its_tag_its_number_and_as_the_current_one(tables: 
         "ada",
         "before the promotion",
         first,
-        1,
+        2,
     )
 
 

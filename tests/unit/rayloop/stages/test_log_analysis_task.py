@@ -203,7 +203,7 @@ def test_rows_of_a_retrained_version_are_scored_by_the_one_that_it_replaced(worl
     request = world.analysis_request(FIRST + 50, FIRST + 51).model_copy(update={"version": "3"})
     analyze = LogAnalysisTask(world.settings)
     RolloutJournal(MODEL, world.tables).record(promoted(1.0), RolloutPolicy())
-    # A version that nobody retrained has no gain, whatever it replaced.
+    # Only a retrained version has a gain, whatever it replaced.
     assert analyze(request).gains == ()
     registry.set_tag(retrained, RETRAINED_BECAUSE, "by hand")
     result = analyze(request)
