@@ -3,7 +3,7 @@
 The clock is simulated; everything between the log and the journal is the product: policy from the label delay, traffic
 split, prediction log, collector, criteria, state machine, probation. Requests score whether a customer buys again
 within 90 days. The champion knows a customer's true log-odds up to noise, and so does a sound challenger, with noise of
-its own. The harmful one has learned that repeat purchases are about half as likely as they are; its scores are close
+its own. The harmful one has learned that repeat purchases are a quarter as likely as they are; its scores are close
 to the champion's where purchases are rare, so no criterion of health tells.
 """
 
