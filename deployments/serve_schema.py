@@ -113,6 +113,16 @@ class ChallengerConfig(Stored, stored_as="configuration of a challenger"):
     """Limit of the replica's memory growth in MiB; None: no limit."""
 
 
+class PythonServerConfig(Stored, stored_as="configuration of a Python model"):
+    """What a ``PythonServer`` replica serves."""
+
+    version: ModelVersion
+    rollout: str = ""
+    """Rollout of the version while it is a challenger."""
+    max_growth_mib: float | None = None
+    """Limit of the replica's memory growth in MiB; None: no limit."""
+
+
 def model_app_name(model: str) -> str:
     """Name of the Serve application that answers for ``model``."""
     return model
@@ -124,6 +134,16 @@ def challenger_app_name(model: str, rollout: str, version: str) -> str:
     The name is unique to the rollout, because Serve holds a name until the application is drained.
     """
     return f"{challenger_prefix(model)}{rollout}.{version}"
+
+
+def python_app_name(version: ModelVersion) -> str:
+    """Name of the application of a version's Python model; champion and challenger of one version share it."""
+    return f"{python_prefix(version.model)}{version.version}"
+
+
+def python_prefix(model: str) -> str:
+    """Common prefix of the names of all applications of ``model`` that hold Python models."""
+    return f"{model}.python."
 
 
 def challenger_prefix(model: str) -> str:

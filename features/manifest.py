@@ -1,4 +1,4 @@
-"""Files of a model version: a folder of JSON, ONNX and safetensors. Nothing is pickled.
+"""Files of a model version: a folder of JSON, ONNX and safetensors; of a Python model, also code. Nothing is pickled.
 
 manifest.json         task, feature set (as data) and its hash, encoder, lineage
 model.onnx            inputs ``numbers`` and ``codes`` (features/encoder.py), output ``scores``
@@ -6,6 +6,7 @@ portable.onnx         the same model with the encoder included: one input per co
                       (trainers/export/portable_onnx.py)
 weights.safetensors   parameters of the training module, or the model file of the library that trained it, as bytes
 profile.json          reference profile (features/profiles/reference_profile.py)
+python/               of a Python model, in place of ONNX, weights and explainer: features/python_models/bundle.py
 explainer.safetensors how scores are explained (features/attributions/explainer_file.py); missing before 0.3
 """
 

@@ -46,6 +46,7 @@ Features:
 
 Training:
     ModelSpec: Which model, with which parameters.
+    PythonModel: A class of yours that scores rows, in a process of its own.
     TrainConfig: How it is trained.
     TuneConfig: The search for better settings.
     Choice: Search space: one of several options.

@@ -50,6 +50,7 @@ from trainers.config import IntRange as IntRange
 from trainers.config import LogUniform as LogUniform
 from trainers.config import ModelSpec as ModelSpec
 from trainers.config import Prune as Prune
+from trainers.config import PythonModel as PythonModel
 from trainers.config import TrainConfig as TrainConfig
 from trainers.config import TuneConfig as TuneConfig
 from trainers.config import Uniform as Uniform

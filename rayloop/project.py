@@ -227,7 +227,7 @@ class Project:
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""
         check_parameters(self.model, self.model.parameters)
-        if self.model.is_imported:
+        if self.model.is_fixed:
             self._require_no_training()
         elif not self.model.is_module:
             check_settings(self.model, self.train, self.tune, self.compress)
@@ -239,15 +239,18 @@ class Project:
                 require_module(step.student, step)
 
     def _require_no_training(self) -> None:
-        """Refuse what would change or train an imported model."""
+        """Refuse what would change or train a model that is not trained here."""
         settings = {
             "tune": self.tune is not None,
             "simulation": self.simulation is not None,
             "compress": bool(self.compress),
             "retrain.on": bool(self.retrain.on),
             "train.calibrate": self.train.calibrate != "none",
+            "train.quantize": self.model.is_python and self.train.quantize != "none",
         }
         for name, is_set in settings.items():
+            if is_set and self.model.is_python:
+                raise ProjectError("project.python_is_fixed", what=name)
             if is_set:
                 raise ProjectError("project.imported_is_fixed", what=name)
 

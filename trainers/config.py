@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
@@ -9,6 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.errors import ProjectError
 from cluster.values import Frozen
+from features.python_models.bundle import PythonRuntime
 
 Parameter = bool | int | float | str | tuple[int, ...] | tuple[str, ...]
 Schedule = Literal["onecycle", "cosine", "constant"]
@@ -17,6 +19,8 @@ TREES = ("lightgbm", "xgboost")
 """Kinds of models that are boosted trees."""
 IMPORTED: Literal["imported"] = "imported"
 """Kind of a model that was trained elsewhere."""
+PYTHON = "python"
+"""Name of a Python model in a recipe."""
 
 MEBIBYTE = 1 << 20
 SCORE_BATCH_ROWS = 16_384
@@ -135,12 +139,22 @@ class ModelSpec(Frozen):
     @property
     def is_module(self) -> bool:
         """Whether it is a torch module, and not trained by a library of its own."""
-        return self.build not in (*TREES, IMPORTED)
+        return self.build not in (*TREES, IMPORTED) and not self.is_python
 
     @property
     def is_imported(self) -> bool:
         """Whether it was trained elsewhere."""
         return self.build == IMPORTED
+
+    @property
+    def is_python(self) -> bool:
+        """Whether it is a class that scores rows itself."""
+        return isinstance(self, PythonModel)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether rayloop does not train it."""
+        return self.is_imported or self.is_python
 
     @property
     def name(self) -> str:
@@ -151,6 +165,35 @@ class ModelSpec(Frozen):
     def key(self) -> list[object]:
         """JSON value that identifies the model."""
         return [self.name, {name: str(value) for name, value in self.parameters.items()}]
+
+
+class PythonModel(PythonRuntime, ModelSpec):
+    """A class of the project's code that scores rows itself; rayloop does not train it.
+
+    ``load(self, files: pathlib.Path)`` is called once, before ``predict(self, rows: pyarrow.RecordBatch)``, which
+    returns scores (cluster.values.Task) as an array of NumPy or Arrow. docs/python-models.md describes both.
+    """
+
+    build: type[Any]
+    """The class."""
+    files: str = ""
+    """File, or folder, of the model's files, beside the project's module; empty: it has none."""
+
+    @model_validator(mode="after")
+    def _check_class(self) -> Self:
+        missing = [name for name in ("load", "predict") if not callable(getattr(self.build, name, None))]
+        if missing or self.build.__module__ == "__main__":
+            raise ProjectError("project.python_class", name=self.name, missing=missing)
+        try:
+            inspect.signature(self.build).bind(**self.parameters)
+        except TypeError as error:
+            raise ProjectError("project.model_parameters", model=self.name, reason=str(error)) from error
+        return self
+
+    @property
+    def runtime(self) -> PythonRuntime:
+        """What it needs to run."""
+        return PythonRuntime(**{name: getattr(self, name) for name in PythonRuntime.model_fields})
 
 
 class Uniform(Frozen):

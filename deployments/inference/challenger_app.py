@@ -8,18 +8,13 @@ champion answers, and Serve starts another replica.
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from itertools import accumulate, pairwise
 from typing import Any
 
 import ray
 from ray import serve
-from ray.actor import ActorHandle
 from ray.serve import Application
 
-from cluster.actors import get_actor
-from cluster.names import log_writer_actor
 from cluster.settings import load_settings
 from deployments.inference.challenger_client import ChallengerAddress
 from deployments.inference.challenger_protocol import ScoreRequest, ScoreResult
@@ -27,15 +22,11 @@ from deployments.inference.challenger_server import ChallengerServer
 from deployments.inference.explanation_worker import ExplanationWorker
 from deployments.inference.memory_guard import MemoryGuard
 from deployments.inference.predictor import ScoredBatch, Scorer
+from deployments.inference.replica_memory import guard_memory
 from deployments.serve_schema import ChallengerConfig
 from deployments.telemetry.prediction_log import from_ipc
 
 MAX_ONGOING_REQUESTS = 64
-OUT_OF_MEMORY_EXIT_CODE = 137
-"""Exit code of a replica that grew too far; the same as that of a container out of memory."""
-_LAST_REPORT_TIMEOUT_S = 2.0
-
-_log = logging.getLogger(__name__)
 
 
 @serve.deployment(name="Challenger", max_ongoing_requests=MAX_ONGOING_REQUESTS)
@@ -53,19 +44,21 @@ class Challenger:
         """Load a version. An exception fails the deployment, which the rollout's controller sees."""
         config = ChallengerConfig.from_stored(user_config)
         self._scorer = await asyncio.to_thread(Scorer, config.challenger, self._settings)
+        await self._scorer.start()
         if self._memory_guard is not None:
             self._memory_guard.close()
-        self._memory_guard = await asyncio.to_thread(_guard_memory, config)
+        limit = (config.challenger, config.rollout, config.max_growth_mib)
+        self._memory_guard = await asyncio.to_thread(guard_memory, *limit)
         await self._server.start()
 
     async def score(self, rows: bytes, sizes: list[int], now_us: int) -> list[ScoreResult]:
         """Score the requests of a ScoreRequest; champions on other machines call this over Serve's handle."""
-        return self._score(ScoreRequest(rows, sizes, now_us))
+        return await self._score(ScoreRequest(rows, sizes, now_us))
 
     async def explain(self, rows: bytes, sizes: list[int], now_us: int) -> list[str]:
         """Explain the scores of one request as JSON (RowExplanation); empty if this version cannot."""
         assert self._scorer is not None
-        [batch] = self._scorer.score_table(from_ipc(rows), sizes, now_us)
+        [batch] = await self._scorer.score_table(from_ipc(rows), sizes, now_us)
         if batch.frame is None or batch.scores is None:
             return []
         explanations = await self._explanations.try_explain(self._scorer, batch.frame, batch.scores)
@@ -75,40 +68,15 @@ class Challenger:
         """Where this replica listens for champions on its machine."""
         return ChallengerAddress(ray.get_runtime_context().get_node_id(), str(self._server.path))
 
-    def _score(self, request: ScoreRequest) -> list[ScoreResult]:
+    async def _score(self, request: ScoreRequest) -> list[ScoreResult]:
         assert self._scorer is not None
-        batches = self._scorer.score_table(from_ipc(request.rows), request.sizes, request.now_us)
+        batches = await self._scorer.score_table(from_ipc(request.rows), request.sizes, request.now_us)
         return [result for batch in batches for result in _split(self._scorer.version, batch)]
 
     def __del__(self) -> None:
         # Also runs when the constructor failed.
         if (server := getattr(self, "_server", None)) is not None:
             server.close()
-
-
-def _guard_memory(config: ChallengerConfig) -> MemoryGuard | None:
-    """Report to the log writer how far this process grows from now on, and end it beyond the limit."""
-    if config.max_growth_mib is None:
-        return None
-    # The handle's first use imports the log writer's module, which must not count as the model's growth.
-    log_writer: ActorHandle[Any] = get_actor(log_writer_actor(config.challenger.model))
-
-    def report(growth_mib: float) -> ray.ObjectRef[Any]:
-        return log_writer.record_memory_growth.remote(config.rollout, config.challenger.version, growth_mib)
-
-    def terminate(growth_mib: float) -> None:
-        _log.error(
-            "%s has grown by %.0f MiB since it was loaded, the limit is %.0f MiB: ending this replica",
-            config.challenger, growth_mib, config.max_growth_mib,
-        )  # fmt: skip
-        try:
-            ray.get(report(growth_mib), timeout=_LAST_REPORT_TIMEOUT_S)
-        except Exception:
-            # The next replica will also grow, and may get its report through.
-            _log.exception("cannot reach the log writer")
-        os._exit(OUT_OF_MEMORY_EXIT_CODE)
-
-    return MemoryGuard(config.max_growth_mib, report, terminate)
 
 
 def _split(version: str, batch: ScoredBatch) -> list[ScoreResult]:

@@ -1,10 +1,10 @@
-"""A challenger's end of the socket to champions on its machine. Pure."""
+"""A challenger's end of the socket to champions on its machine, and a Python model's to both. Pure."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -23,7 +23,7 @@ class ChallengerServer:
         score: Scores a request.
     """
 
-    def __init__(self, folder: Path, score: Callable[[ScoreRequest], Sequence[ScoreResult]]) -> None:
+    def __init__(self, folder: Path, score: Callable[[ScoreRequest], Awaitable[Sequence[ScoreResult]]]) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         self.path = folder / f"{uuid4().hex[:16]}.sock"
         self._score = score
@@ -43,15 +43,15 @@ class ChallengerServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
-                writer.write(self._respond(await challenger_protocol.read_frame(reader)))
+                writer.write(await self._respond(await challenger_protocol.read_frame(reader)))
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             # The champion's replica has closed the connection, or is gone.
             writer.close()
 
-    def _respond(self, message: bytes) -> bytes:
+    async def _respond(self, message: bytes) -> bytes:
         try:
-            return challenger_protocol.encode_results(self._score(challenger_protocol.decode_request(message)))
+            return challenger_protocol.encode_results(await self._score(challenger_protocol.decode_request(message)))
         except Exception as error:
             _log.exception("a score request failed")
             return challenger_protocol.encode_error(f"{type(error).__name__}: {error}")

@@ -44,6 +44,8 @@ EXPLAIN_TIMEOUT_S = 2.0
 
 # A call costs more than a row does: under load, few calls carry many requests.
 _CONCURRENT_CHALLENGER_CALLS = 2
+_CONCURRENT_REMOTE_CALLS = 4
+"""Calls of a champion that is a Python model; requests beyond them wait, and form larger batches."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +78,10 @@ class Engine:
 
     def __init__(self, obeys: Callable[[], bool]) -> None:
         self._obeys = obeys
-        self._champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(self._score, _row_count, MAX_BATCH_ROWS)
+        self._local_champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(self._score, _row_count, MAX_BATCH_ROWS)
+        self._remote_champion: Batcher[RoutedRequest, ScoredBatch] = Batcher(
+            self._score, _row_count, MAX_BATCH_ROWS, _CONCURRENT_REMOTE_CALLS
+        )
         # By version: a challenger that hangs must not delay the others.
         self._challengers: defaultdict[str, Batcher[RoutedRequest, ScoreResult]] = defaultdict(
             lambda: Batcher(
@@ -179,6 +184,11 @@ class Engine:
             self._copier.close()
             self._telemetry.close(within_s)
 
+    async def _champion(self, request: RoutedRequest) -> ScoredBatch:
+        """The champion's scores of a request."""
+        batcher = self._remote_champion if request.state.champion.is_remote else self._local_champion
+        return await batcher(request)
+
     def _route(self, state: ServingState, id: str, rows: RequestRows, key: str, pinned: str | None) -> RoutedRequest:
         split = state.config.split
         challenger = assign_variant(split, key, pinned)
@@ -205,7 +215,7 @@ class Engine:
         results: list[ScoredBatch | Exception] = []
         for _, together in groupby(requests, key=lambda request: id(request.state)):
             group = list(together)
-            parts, scored = variant_scoring.score_with_champion(group)
+            parts, scored = await variant_scoring.score_with_champion(group)
             results += scored
             for part in parts:
                 self._report_part(group[0].state, part)

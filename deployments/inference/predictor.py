@@ -1,4 +1,7 @@
-"""A model version in memory: features, encoder and ONNX session. Nothing is unpickled, MLflow is not imported."""
+"""A model version in memory: features, encoder and ONNX session. Nothing is unpickled, MLflow is not imported.
+
+Of a Python model, the scores come from its own deployment (python_predictor.py).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,9 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf, NoSuchFile
 
-from cluster.errors import DataError, RequestError, StoreUnavailable
+from cluster.errors import DataError, RayloopError, RequestError, StoreUnavailable
 from cluster.settings import Settings
 from cluster.values import ModelVersion
+from deployments.inference.python_predictor import PythonPredictor, is_about_the_rows
 from deployments.protocol.arrow_columns import find_unsupported_time
 from deployments.protocol.request_rows import RequestRows, RowAssembler
 from features.attributions.explainer_file import Explainer, load_explainer
@@ -29,6 +33,7 @@ from features.manifest import MODEL_FILE, Manifest
 from features.online.feature_reader import FeatureReader
 from features.online.layout_upgrade import ServingStates
 from features.online.store import open_serving_store
+from features.python_models.bundle import PythonRecord
 from features.sources.pseudonyms import Pseudonymizer
 
 _WARM_UP_ROWS = (1, 1, 8)
@@ -73,6 +78,16 @@ class Predictor:
         self._inputs = frozenset(node.name for node in self._session.get_inputs())
         for rows in _WARM_UP_ROWS:
             self._run(self._blank(rows))
+
+    async def start(self) -> None:
+        """Nothing is left to do."""
+
+    async def score(self, frame: pa.Table) -> np.ndarray:
+        """Score a feature frame, as ``predict`` does."""
+        return self.predict(frame)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def predict(self, frame: pa.Table) -> np.ndarray:
         """Score a feature frame.
@@ -127,7 +142,7 @@ class Scorer:
 
     def __init__(self, version: ModelVersion, settings: Settings) -> None:
         self.version = version.version
-        self._predictor = Predictor(fetch_bundle(version, settings))
+        self._predictor = _open_predictor(version, fetch_bundle(version, settings))
         self.manifest = self._predictor.manifest
         self._assembler = RowAssembler(self.manifest.features)
         features, store = self.manifest.features, open_serving_store(settings.online_store_uri, self.manifest.model)
@@ -166,9 +181,18 @@ class Scorer:
                 raise RequestError("request.time_out_of_range", field="inputs", time=f"{name} of row {row}")
         return frame
 
-    def predict(self, frame: pa.Table) -> np.ndarray:
-        """Score a feature frame (see ``Predictor.predict``)."""
-        return self._predictor.predict(frame)
+    async def start(self) -> None:
+        """Connect to the deployment of a Python model, before the first request."""
+        await self._predictor.start()
+
+    def close(self) -> None:
+        """Close the connections to it."""
+        self._predictor.close()
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether another process scores, so that calls of it wait."""
+        return isinstance(self._predictor, PythonPredictor)
 
     @property
     def explainer(self) -> Explainer | None:
@@ -176,10 +200,11 @@ class Scorer:
         return self._predictor.explainer
 
     def explain(self, frame: pa.Table, scores: np.ndarray) -> list[RowExplanation]:
-        """Explain the scores of a feature frame (see ``Predictor.explain``)."""
+        """Explain the scores of a feature frame (see ``Predictor.explain``). The version has an explainer."""
+        assert isinstance(self._predictor, Predictor)
         return self._predictor.explain(frame, scores)
 
-    def score(self, requests: Sequence[RequestRows], now_us: int) -> list[ScoredBatch]:
+    async def score(self, requests: Sequence[RequestRows], now_us: int) -> list[ScoredBatch]:
         """Score requests in one pass; when that fails, one by one, so that no request fails for another's rows.
 
         Args:
@@ -189,40 +214,53 @@ class Scorer:
         Returns:
             One entry for all requests, or one for each.
         """
-        return self._score_parts(
+        return await self._score_parts(
             [rows.size for rows in requests], lambda i, j: self._assembler.build_table(requests[i:j]), now_us
         )
 
-    def score_table(self, rows: pa.Table, sizes: Sequence[int], now_us: int) -> list[ScoredBatch]:
+    async def score_table(self, rows: pa.Table, sizes: Sequence[int], now_us: int) -> list[ScoredBatch]:
         """Score the typed rows of several requests, one after another in a table, as ``score`` does."""
         ends = [0, *accumulate(sizes)]
-        return self._score_parts(sizes, lambda i, j: rows.slice(ends[i], ends[j] - ends[i]), now_us)
+        return await self._score_parts(sizes, lambda i, j: rows.slice(ends[i], ends[j] - ends[i]), now_us)
 
-    def _score_parts(
+    async def _score_parts(
         self, sizes: Sequence[int], table: Callable[[int, int], pa.Table], now_us: int
     ) -> list[ScoredBatch]:
         """Score requests together, else one by one; ``table(i, j)`` returns the rows of requests i to j."""
-        batch = self._score(tuple(sizes), lambda: table(0, len(sizes)), now_us)
+        batch = await self._score(tuple(sizes), lambda: table(0, len(sizes)), now_us)
         if batch.failure is None or len(sizes) == 1:
             return [batch]
         if isinstance(batch.failure.__cause__, StoreUnavailable):
             # Retrying each request would also fail, and make all of them wait again.
             return [batch._replace(sizes=(size,)) for size in sizes]
-        return [self._score((size,), partial(table, i, i + 1), now_us) for i, size in enumerate(sizes)]
+        if batch.frame is not None and not is_about_the_rows(batch.failure):
+            ends = [0, *accumulate(sizes)]
+            parts = [batch.frame.slice(start, end - start) for start, end in pairwise(ends)]
+            return [batch._replace(sizes=(part.num_rows,), frame=part) for part in parts]
+        return [await self._score((size,), partial(table, i, i + 1), now_us) for i, size in enumerate(sizes)]
 
-    def _score(self, sizes: tuple[int, ...], table: Callable[[], pa.Table], now_us: int) -> ScoredBatch:
+    async def _score(self, sizes: tuple[int, ...], table: Callable[[], pa.Table], now_us: int) -> ScoredBatch:
         started = time.perf_counter()
         frame, scores = None, None
         failure: Exception | None = None
         try:
             frame = self.compute_features(table(), now_us)
-            scores = self.predict(frame)
+            scores = await self._predictor.score(frame)
         except RequestError as error:
+            failure = error
+        except RayloopError as error:
+            # The deployment of a Python model says why; it may be thousands of times.
+            _log.warning("%s", error)
             failure = error
         except Exception as error:
             _log.exception("v%s failed", self.version)
             failure = error
         return ScoredBatch(sizes, frame, scores, (time.perf_counter() - started) * 1e3, failure)
+
+
+def _open_predictor(version: ModelVersion, folder: Path) -> Predictor | PythonPredictor:
+    record = PythonRecord.of(version)
+    return Predictor(folder) if record is None else PythonPredictor(version, record, Manifest.load(folder))
 
 
 def summarize_error(error: Exception) -> str:

@@ -14,6 +14,7 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion
 from deployments.inference.predictor import Predictor, fetch_bundle
 from deployments.telemetry.prediction_log import feature_frame, from_ipc
+from features.python_models.bundle import PythonRecord
 
 TOLERANCE = 1e-4
 """Largest difference of a score, absolute or relative. A row alone and the same row in a batch may differ in the last
@@ -31,12 +32,17 @@ class RescoredRows(NamedTuple):
 def rescore(data: bytes, champion: ModelVersion, challengers: list[ModelVersion], settings: Settings) -> RescoredRows:
     """Score rows again. A challenger is left out if its features are not the champion's, which are the logged ones.
 
+    Python models are left out: only their deployments score with them.
+
     Args:
         data: Rows of the prediction log, with their features, as an Arrow IPC stream.
         champion: The champion.
         challengers: Challengers on trial.
         settings: Where bundles are.
     """
+    if PythonRecord.of(champion) is not None:
+        return RescoredRows(0, [])
+    challengers = [each for each in challengers if PythonRecord.of(each) is None]
     predictors = {each.version: Predictor(fetch_bundle(each, settings)) for each in (champion, *challengers)}
     return compare_scores(from_ipc(data), champion.version, predictors)
 

@@ -35,12 +35,15 @@ async def load_state(config: ServerConfig, settings: Settings, before: ServingSt
         champion = before.champion
     else:
         champion = await asyncio.to_thread(Scorer, config.champion, settings)
+        await champion.start()
     parser = InferRequestParser(champion.manifest.features, champion.manifest.task, config.limits.rows)
     return ServingState(config, champion, parser, await _connect_challengers(config, before))
 
 
 def close_stale(before: ServingState, now: ServingState) -> None:
-    """Close the connections to challengers that are no longer on trial."""
+    """Close the connections to challengers that are no longer on trial, and those of another champion."""
+    if before.champion is not now.champion:
+        before.champion.close()
     for client in set(before.challengers.values()) - set(now.challengers.values()):
         client.close()
 

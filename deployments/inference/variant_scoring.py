@@ -60,7 +60,7 @@ class ChampionPart(NamedTuple):
         return ChampionPart([self.requests[i] for i in indices], scored)
 
 
-def score_with_champion(
+async def score_with_champion(
     requests: Sequence[RoutedRequest],
 ) -> tuple[list[ChampionPart], list[ScoredBatch | Exception]]:
     """Score requests of one state with its champion.
@@ -72,7 +72,8 @@ def score_with_champion(
     """
     parts: list[ChampionPart] = []
     results: list[ScoredBatch | Exception] = []
-    for batch in requests[0].state.champion.score([request.rows for request in requests], requests[0].at_us):
+    rows = [request.rows for request in requests]
+    for batch in await requests[0].state.champion.score(rows, requests[0].at_us):
         part = requests[len(results) : len(results) + len(batch.sizes)]
         if batch.failure is not None and (batch.frame is None or isinstance(batch.failure, RequestError)):
             results.append(batch.failure)

@@ -10,11 +10,13 @@ from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.names import rollout_actor
 from cluster.values import Frozen, ModelVersion
 from deployments import serve_schema
-from deployments.serve_schema import ServerConfig, TrafficSplit
+from deployments.serve_schema import PythonServerConfig, ServerConfig, TrafficSplit
+from features.python_models.bundle import PythonRecord
 
 Applications = dict[str, dict[str, Any]]
 """Configurations of applications, by name."""
 _SHUTDOWN_MARGIN_S = 15.0
+_HEALTH_CHECK_S = 2.0
 
 
 def application(
@@ -39,6 +41,21 @@ def application(
         "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
         "deployments": [deployment],
     }
+
+
+def python_application(
+    version: ModelVersion, record: PythonRecord, environment: Mapping[str, Any], config: PythonServerConfig
+) -> dict[str, Any]:
+    """Declare the application of a version's Python model, with the environment that it needs beside rayloop's."""
+    runtime = record.runtime
+    own = deployment("PythonServer", runtime.replicas, runtime.cpus, config)
+    own["ray_actor_options"]["num_gpus"] = runtime.gpus
+    variables = {**runtime.env_vars, **environment.get("env_vars", {})}
+    name = serve_schema.python_app_name(version)
+    env = {**environment, **runtime.environment, "env_vars": variables}
+    # A call that hangs is noticed within seconds.
+    own |= {"health_check_period_s": _HEALTH_CHECK_S, "graceful_shutdown_timeout_s": runtime.timeout_s}
+    return application(name, None, "deployments.inference.python_app", env, own)
 
 
 def deployment(name: str, replicas: int, cpus: float, config: Frozen) -> dict[str, Any]:
@@ -101,6 +118,22 @@ def drop_challengers(apps: Applications, model: str, retained: Set[str] = frozen
     """Remove the applications of a model's challengers, but for those whose names are retained."""
     for name in challengers(apps, model) - retained:
         del apps[name]
+
+
+def unused_python_models(apps: Applications, model: str, needed: Set[str]) -> set[str]:
+    """Return the names of the applications of Python models that no variant of a model needs.
+
+    Args:
+        apps: What is declared.
+        model: The model.
+        needed: Versions that are needed beside those that answer, or score, now.
+    """
+    config = server_config(apps, model)
+    versions = set(needed) | {name.rpartition(".")[2] for name in challengers(apps, model)}
+    if config is not None:
+        versions |= {config.champion.version, *(v.version for v in (config.split.challengers if config.split else ()))}
+    prefix = serve_schema.python_prefix(model)
+    return {name for name in apps if name.startswith(prefix) and name.removeprefix(prefix) not in versions}
 
 
 def kept_split(current: ServerConfig | None, champion: ModelVersion) -> TrafficSplit | None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import ray
@@ -38,14 +39,17 @@ from deployments.rollout.applications import (
     drop_challengers,
     halted_versions,
     kept_split,
+    python_application,
     read_moves,
     server_config,
+    unused_python_models,
     write_moves,
     writer_epoch,
 )
 from deployments.rollout.serve_readiness import ServeReadiness
-from deployments.serve_schema import ChallengerConfig, Halt, ServerConfig, Serving, TrafficSplit
+from deployments.serve_schema import ChallengerConfig, Halt, PythonServerConfig, ServerConfig, Serving, TrafficSplit
 from deployments.telemetry.log_writer import connect_log_writer
+from features.python_models.bundle import PythonRecord
 
 ACTOR = "serve-config"
 """Name of the writer's actor."""
@@ -94,6 +98,7 @@ class ServeConfigWriter:
         self._write_lock = asyncio.Lock()
         self._epoch = take_epoch(ACTOR)
         self._written: Applications = {}
+        self._starting: list[ModelVersion] = []
         self._loop = asyncio.get_running_loop().create_task(self._watch())
 
     async def served_settings(self) -> Settings:
@@ -115,6 +120,7 @@ class ServeConfigWriter:
         log_writer = connect_log_writer(champion.model, self._settings)
         await within(options.deadline_s, "the log writer", log_writer.pid.remote())
         environment = application_environment(self._settings)
+        kept_split(server_config(await self._read(), champion.model), champion)
 
         def change(apps: Applications) -> None:
             current = server_config(apps, champion.model)
@@ -135,12 +141,14 @@ class ServeConfigWriter:
                 deployment(serve_details.MODEL_DEPLOYMENT, options.replicas, options.cpus, config),
             )
 
-        await self._write(change)
+        async with self._python_model(PythonServerConfig(version=champion), options.deadline_s):
+            await self._write(change)
         deadline = time.monotonic() + options.deadline_s
         await self._readiness.await_running(serve_schema.ROOT_APP, deadline)
         await self._readiness.await_applied(champion.model, deadline)
         if self._settings.door:
             await self._readiness.await_in_door(champion.model, deadline, options.deadline_s)
+        await self._drop_unused(champion.model)
 
     async def start_challenger(
         self,
@@ -168,17 +176,22 @@ class ServeConfigWriter:
             check_epoch(apps, challenger.model, epoch)
             apps[name] = application(name, None, "deployments.inference.challenger_app", environment, replica)
 
-        await self._write(change)
-        try:
-            await self._readiness.await_running(name, time.monotonic() + options.deadline_s)
-        except RayloopError:
-            await self._write(lambda apps: apps.pop(name, None))
-            raise
+        python = PythonServerConfig(version=challenger, rollout=rollout, max_growth_mib=max_growth_mib)
+        async with self._python_model(python, options.deadline_s, epoch):
+            await self._write(change)
+            try:
+                await self._readiness.await_running(name, time.monotonic() + options.deadline_s)
+            except RayloopError:
+                await self._write(lambda apps: apps.pop(name, None))
+                raise
 
     async def retain_challengers(
         self, model: str, rollout: str, versions: tuple[str, ...], epoch: int | None = None
     ) -> None:
-        """Remove all other challengers of the model; their replicas drain in the background."""
+        """Remove all other challengers of the model; their replicas drain in the background.
+
+        A Python model goes with the last variant of its version.
+        """
 
         def change(apps: Applications) -> None:
             check_epoch(apps, model, epoch)
@@ -188,6 +201,7 @@ class ServeConfigWriter:
         running = challengers(await self._read(), model)
         if not running <= retained:
             await self._write(change)
+        await self._drop_unused(model, versions, epoch)
 
     async def set_rollout(
         self, model: str, split: TrafficSplit | None, epoch: int | None = None, deadline_s: float = 30.0
@@ -225,7 +239,13 @@ class ServeConfigWriter:
     async def set_champion(self, champion: ModelVersion, epoch: int | None = None, deadline_s: float = 30.0) -> None:
         """Change the champion and end the traffic split, in one change."""
         update = {"champion": champion, "split": None}
-        await self._change_server(champion.model, lambda current: update, epoch, deadline_s)
+        current = await self.current_config(champion.model) if PythonRecord.of(champion) else None
+        if current is not None and current.champion.version == champion.version:
+            # The end of a rollout must not wait for a Python model.
+            await self._change_server(champion.model, lambda current: update, epoch, deadline_s)
+            return
+        async with self._python_model(PythonServerConfig(version=champion), deadline_s, epoch):
+            await self._change_server(champion.model, lambda current: update, epoch, deadline_s)
 
     async def current_config(self, model: str) -> ServerConfig | None:
         """Return the configuration of a model's server; None when it is not deployed."""
@@ -266,9 +286,54 @@ class ServeConfigWriter:
         def change(apps: Applications) -> None:
             apps.pop(serve_schema.model_app_name(model), None)
             drop_challengers(apps, model)
+            for name in unused_python_models(apps, model, set()):
+                del apps[name]
 
         await self._write(change)
         await self._readiness.await_removed(model, _DRAIN_S)
+
+    @asynccontextmanager
+    async def _python_model(
+        self, config: PythonServerConfig, deadline_s: float, epoch: int | None = None
+    ) -> AsyncIterator[None]:
+        """Run the Python model of a version, if it is one, before a variant of the version is declared in the block.
+
+        If the model or the block fails, a model that no variant needs is removed again.
+        """
+        version, record = config.version, PythonRecord.of(config.version)
+        if record is None:
+            yield
+            return
+        name, environment = serve_schema.python_app_name(version), application_environment(self._settings)
+        app = python_application(version, record, environment, config)
+
+        def change(apps: Applications) -> None:
+            check_epoch(apps, version.model, epoch)
+            apps[name] = app
+
+        self._starting.append(version)
+        try:
+            await self._readiness.await_drained(name, _DRAIN_S)
+            await self._write(change)
+            await self._readiness.await_running(name, time.monotonic() + deadline_s)
+            yield
+        except Exception:
+            self._starting.remove(version)
+            await self._drop_unused(version.model)
+            raise
+        self._starting.remove(version)
+
+    async def _drop_unused(self, model: str, needed: Sequence[str] = (), epoch: int | None = None) -> None:
+        """Remove the Python models of versions that neither answer nor score nor start."""
+        kept = {*needed, *(version.version for version in self._starting if version.model == model)}
+
+        def change(apps: Applications) -> None:
+            check_epoch(apps, model, epoch)
+            for name in unused_python_models(apps, model, kept):
+                del apps[name]
+
+        if unused_python_models(await self._read(), model, kept):
+            await self._write(change)
 
     async def _change_server(
         self, model: str, update: Callable[[ServerConfig], dict[str, Any]], epoch: int | None, deadline_s: float

@@ -13,7 +13,7 @@ from cluster.limits import STORE_S, in_thread
 from cluster.settings import Settings
 from cluster.values import Frozen
 from deployments.rollout.applications import Applications
-from deployments.serve_schema import model_app_name
+from deployments.serve_schema import model_app_name, python_prefix
 
 MODEL_DEPLOYMENT = "ModelServer"
 """Name of the deployment in a model's application."""
@@ -30,7 +30,7 @@ class DeploymentStatus(Frozen):
     desired: int
     """Replicas that should run."""
     problem: str = ""
-    """Serve's message if fewer run; empty otherwise."""
+    """Serve's message if fewer run, or a Python model of it does not; empty otherwise."""
 
 
 class _ServeApi(ServeSubmissionClient):
@@ -110,20 +110,29 @@ def failure_message(app: dict[str, Any]) -> str:
 
 
 def deployment_statuses(settings: Settings, models: Sequence[str]) -> dict[str, DeploymentStatus]:
-    """Return the health of each model's application; models that are not deployed are left out."""
+    """Return the health of each model's application, and of its Python models; models not deployed are left out."""
     details = fetch_serve_details(settings)
     declared = declared_applications(details)
     return {
-        model: _deployment_status(details, app, declared[app])
+        model: _deployment_status(details, app, declared[app], _failing_python_model(details, model))
         for model in models
         if (app := model_app_name(model)) in declared
     }
 
 
-def _deployment_status(details: dict[str, Any], app: str, declared: dict[str, Any]) -> DeploymentStatus:
+def _failing_python_model(details: dict[str, Any], model: str) -> str:
+    """What is wrong with one of the model's Python models; empty if all run."""
+    for name in declared_applications(details):
+        report = details["applications"][name]
+        if name.startswith(python_prefix(model)) and report["status"] != "RUNNING":
+            return f"{name} {report['status']}: {failure_message(report)}"
+    return ""
+
+
+def _deployment_status(details: dict[str, Any], app: str, declared: dict[str, Any], failing: str) -> DeploymentStatus:
     report, desired = details["applications"][app], int(declared["deployments"][0]["num_replicas"])
     has_replicas = MODEL_DEPLOYMENT in report["deployments"]
     running = len(running_replicas(details, app)) if has_replicas else 0
     is_healthy = running >= desired and report["status"] == "RUNNING"
-    problem = "" if is_healthy else f"{report['status']}: {failure_message(report)}"
+    problem = failing if is_healthy else f"{report['status']}: {failure_message(report)}"
     return DeploymentStatus(running=running, desired=desired, problem=problem)

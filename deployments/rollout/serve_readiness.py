@@ -81,6 +81,14 @@ class ServeReadiness:
         app = serve_schema.model_app_name(model)
         await self._await(lambda details: app not in details["applications"], limit_s, model)
 
+    async def await_drained(self, app: str, limit_s: float) -> None:
+        """Wait until Serve has no application of this name that it removes: its name is taken until then."""
+
+        def is_free(details: dict[str, Any]) -> bool:
+            return app not in details["applications"] or app in declared_applications(details)
+
+        await self._await(is_free, limit_s, app)
+
     async def await_in_door(self, model: str, deadline: float, limit_s: float) -> None:
         """Wait until this host's door, if there is one, has a replica. Other hosts' have it within half a second."""
         path = f"{root_app.ROOT_ROUTE}/models/{model}/ready"

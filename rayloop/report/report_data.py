@@ -40,6 +40,7 @@ from rayloop.stages.alarm_jobs import describe_job
 from rayloop.stages.baselines import BaselineResults
 from trainers import metrics as task_metrics
 from trainers.scoring import onnx_scorer
+from trainers.scoring.python_scorer import score_bundle
 
 # Months with fewer rows, as at the edges of the data, are left out.
 MIN_ROWS = 200
@@ -118,7 +119,7 @@ class _HeldOut:
         self.version = version
         self.rows = rows.filter(pa.compute.not_equal(rows[SPLIT], TRAIN))
         self.labels = self.rows[LABEL].to_numpy()
-        self.scores = onnx_scorer.score_table(folder, self.rows)
+        self.scores = score_bundle(folder, self.rows)
         self.months: Months = onnx_scorer.metrics_by_time(
             context.project.task, self.scores, self.labels, self.rows[AS_OF]
         )

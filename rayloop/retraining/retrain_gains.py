@@ -16,7 +16,7 @@ from features.manifest import Manifest
 from monitoring.analysis.log_analysis import AnalysisRequest, AnalysisResult
 from monitoring.retraining.retrain_gain import PairedLosses, WindowGain
 from monitoring.samples.logged_rows import LoggedRows
-from trainers.scoring import onnx_scorer
+from trainers.scoring.python_scorer import score_bundle
 
 RETRAINED_BECAUSE = "rayloop.retrained_because"
 """Tag of a version: the alarm, the trigger or the person's reason that called for it."""
@@ -73,7 +73,7 @@ def _measure(
     if not len(rows):
         return ()
     loss = row_loss(manifest.task, rows.scores, rows.labels)
-    replaced_scores = onnx_scorer.score_table(replaced, rows.frame).astype(np.float64)
+    replaced_scores = score_bundle(replaced, rows.frame).astype(np.float64)
     replaced_loss = row_loss(manifest.task, replaced_scores, rows.labels)
     gains = []
     for window in request.windows:

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayError, RaySystemError
 
-from cluster.errors import DataError, RayloopError
+from cluster.errors import DataError, ProjectError, RayloopError
 from cluster.storage.scan import ScanPlan, plan_scan
 from cluster.values import ModelVersion
 from features.definitions import require_present
 from features.manifest import MODEL_FILE, Manifest
 from features.offline.training_frame import OfflineFeatureReader
+from features.python_models.bundle import is_python
 from features.sources.pseudonyms import Pseudonymizer
 from rayloop.context import ProjectContext
 from rayloop.stages import feature_data
@@ -74,10 +75,13 @@ def predict(
 
     Raises:
         DataError: The table does not exist or is empty, a column is missing, or ``out`` is not empty.
+        ProjectError: The version is a Python model, which only its deployment scores with.
     """
     began = time.perf_counter()
     bundle = context.registry.fetch(version)
     manifest = Manifest.load(bundle)
+    if is_python(bundle):
+        raise ProjectError("project.python_batch", model=version.model, version=version.version)
     rows = plan_scan(table, context.tables, int(ray.cluster_resources().get("CPU", 1)))
     if not rows.parts:
         raise DataError("data.table_empty", table=rows.name)

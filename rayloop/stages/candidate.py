@@ -8,7 +8,7 @@ from cluster.values import GateReport, ModelVersion
 from rayloop.context import ProjectContext
 from rayloop.frame_view import FrameView
 from rayloop.retraining.warm_start import WarmStart
-from trainers.config import IMPORTED, ModelSpec, TrainConfig
+from trainers.config import IMPORTED, PYTHON, ModelSpec, TrainConfig
 
 
 class Recipe(NamedTuple):
@@ -22,9 +22,11 @@ class Recipe(NamedTuple):
     """The version whose training continues; None: from the beginning."""
 
     def as_json(self) -> dict[str, dict[str, Any]]:
-        """Return what a manifest stores: what trains the version again; of an imported one, where it comes from."""
+        """Return what a manifest stores: what trains the version again; else where the model comes from."""
         if self.spec.is_imported:
             return {IMPORTED: dict(self.spec.parameters)}
+        if self.spec.is_python:
+            return {PYTHON: {"class": self.spec.name, **self.spec.parameters}}
         return {"model": dict(self.spec.parameters), "train": self.config.model_dump(mode="json")}
 
 

@@ -155,8 +155,8 @@ def follow_triggers(context: ProjectContext) -> None:
 def _monitor(context: ProjectContext) -> ActorHandle[Any]:
     settings, place, folder = context.settings, context.location, shipped_package()
     acts: dict[Action, AlarmAction] = {"rollback": rollback_job(settings, place, folder)}
-    if not context.project.model.is_imported:
-        # A model that was trained elsewhere cannot be trained again: an alarm notifies.
+    if not context.project.model.is_fixed:
+        # A model that is not trained here cannot be trained again: an alarm notifies.
         acts["retrain"] = retrain_job(settings, place, context.project.drift.window_s, folder)
     name, project = context.project.name, context.project
     tables = {source.name: f"{name}.{source.name}" for source in project.sources}

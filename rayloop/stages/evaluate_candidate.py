@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
 from cluster.values import Check, GateReport
+from features.attributions.sampled_shapley import ScoreFunction
 from features.manifest import MODEL_FILE
+from features.python_models.bundle import read_files
 from features.split import TEST, TRAIN, VALIDATION
 from features.types import LABEL
 from rayloop.frame_view import FrameView
 from rayloop.stages.candidate import CandidateBuild
+from rayloop.stages.untrained_version import batch_parity
 from trainers import metrics
 from trainers.evaluation import assessment, serving_budget
 from trainers.evaluation.assessment import Assessment, CandidateEvidence, ScoredSplit
+from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, check_candidate
 from trainers.export.precision_selection import ExportedModel, GateRows, export_best_precision
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
-from trainers.scoring.latency_benchmark import measure_latencies
+from trainers.scoring.latency_benchmark import measure_calls, measure_latencies
+from trainers.scoring.python_scorer import PythonScorer, score_bundle
 
 TRAIN_SAMPLE_ROWS = 20_000
 
@@ -58,11 +64,10 @@ def evaluate_candidate(
     """
     gate = build.context.project.gate
     rows, champion = gate_rows(build)
-    exported_model = export_best_precision(gate, fit_result, folder, rows)
-    session = onnx_scorer.open_session(folder / MODEL_FILE)
-    latency = measure_latencies(session, fit_result.build_model().score, fit_result.encoder.encode(rows.sample))
-    evidence = _evidence(build.frame, fit_result, folder, exported_model.scores, rows.champion_scores)
-    assessed, size = assessment.assess(gate, evidence), (folder / MODEL_FILE).stat().st_size
+    served = _python_model(gate, fit_result, folder, rows) if fit_result.spec.is_python else None
+    exported_model, score, latency, size = served or _exported_model(gate, fit_result, folder, rows)
+    evidence = _evidence(build.frame, fit_result, score, exported_model.scores, rows.champion_scores)
+    assessed = assessment.assess(gate, evidence)
     more = (*assessment.check(gate, fit_result.task, assessed), *serving_budget.check(gate.budget, latency, size))
     return CandidateEvaluation(
         fit_result=fit_result,
@@ -77,32 +82,61 @@ def evaluate_candidate(
     )
 
 
+class _ServedModel(NamedTuple):
+    """A candidate as it would be served."""
+
+    exported_model: ExportedModel
+    score: ScoreFunction
+    latency: dict[str, float]
+    size: int
+
+
+def _exported_model(gate: GatePolicy, fit_result: FitResult, folder: Path, rows: GateRows) -> _ServedModel:
+    exported_model = export_best_precision(gate, fit_result, folder, rows)
+    session = onnx_scorer.open_session(folder / MODEL_FILE)
+    latency = measure_latencies(session, fit_result.build_model().score, fit_result.encoder.encode(rows.sample))
+    size = (folder / MODEL_FILE).stat().st_size
+    return _ServedModel(exported_model, partial(onnx_scorer.score, session), latency, size)
+
+
+def _python_model(gate: GatePolicy, fit_result: FitResult, folder: Path, rows: GateRows) -> _ServedModel:
+    model = cast(PythonScorer, fit_result.build_model())
+    scores, arrays = model.score_table(rows.table), fit_result.encoder.encode(rows.sample)
+    parity = batch_parity(model, fit_result.task, arrays, fit_result.inputs.label_std)
+    measured = fit_result.task, scores, rows.labels, parity, fit_result.train_metrics, fit_result.metrics
+    candidate = ScoredCandidate(*measured, rows.champion_scores, is_exported=False)
+    exported_model = ExportedModel(scores, check_candidate(gate, candidate), parity)
+    size = sum(map(len, read_files(folder).values()))
+    return _ServedModel(exported_model, model.score_perturbed, measure_calls(model.score, arrays), size)
+
+
 def gate_rows(build: CandidateBuild) -> tuple[GateRows, str]:
     """Return the held-out rows with the champion's scores of them, and the champion; empty when there is none."""
     context, test = build.context, build.frame.rows_of(TEST)
     champion = context.champion
-    scores = onnx_scorer.score_table(context.registry.fetch(champion), test) if champion else None
+    scores = score_bundle(context.registry.fetch(champion), test) if champion else None
     return GateRows(test, scores), str(champion or "")
 
 
 def _evidence(
-    frame: FrameView, fit_result: FitResult, folder: Path, scores: np.ndarray, champion_scores: np.ndarray | None
+    frame: FrameView,
+    fit_result: FitResult,
+    score: ScoreFunction,
+    scores: np.ndarray,
+    champion_scores: np.ndarray | None,
 ) -> CandidateEvidence:
-    """Score the rows of the frame with the model.onnx in ``folder``; of the training rows a sample, without scores."""
-    model = onnx_scorer.open_session(folder / MODEL_FILE)
+    """Score the rows of the frame; of the training rows a sample, without scores."""
 
     def scored_split(table: pa.Table, scores: np.ndarray | None) -> ScoredSplit:
         arrays = fit_result.encoder.encode(table)
-        return ScoredSplit(
-            table, arrays, table[LABEL].to_numpy(), onnx_scorer.score(model, arrays) if scores is None else scores
-        )
+        return ScoredSplit(table, arrays, table[LABEL].to_numpy(), score(arrays) if scores is None else scores)
 
     train = frame.rows_of(TRAIN)
     sample = train.take(np.arange(0, train.num_rows, max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))))
     return CandidateEvidence(
         task=fit_result.task,
         inputs=fit_result.inputs,
-        score=lambda arrays: onnx_scorer.score(model, arrays),
+        score=score,
         train=scored_split(sample, np.empty(0, np.float32)),
         validation=scored_split(frame.rows_of(VALIDATION), None),
         test=scored_split(frame.rows_of(TEST), scores),

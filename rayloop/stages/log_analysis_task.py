@@ -35,7 +35,7 @@ from monitoring.analysis.segment_drift import ReferenceRows
 from monitoring.samples.bottom_k_sample import BottomKSample
 from monitoring.samples.logged_rows import LoggedRows
 from rayloop.retraining.retrain_gains import with_gains
-from trainers.scoring import onnx_scorer
+from trainers.scoring.python_scorer import score_bundle
 
 LEAST_PER_WINDOW = 1_000
 _FLUSH_S = 60.0
@@ -114,7 +114,7 @@ def _offer(samples: dict[Any, BottomKSample], key: object, rows: pa.Table, size:
 
 
 def _of_frame(rows: pa.Table, folder: Path) -> LoggedRows:
-    scores = onnx_scorer.score_table(folder, rows).astype(np.float64)
+    scores = score_bundle(folder, rows).astype(np.float64)
     return LoggedRows(rows, _ids(rows), _seconds(rows[AS_OF]), scores, rows[LABEL].to_numpy().astype(np.float64))
 
 

@@ -47,7 +47,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
         task=project.task,
         parts=parts,
         features=features,
-        recipe=build.recipe.as_json() if fit_result.spec.is_imported else {"model": model, "train": settings},
+        recipe=build.recipe.as_json() if fit_result.spec.is_fixed else {"model": model, "train": settings},
         precision=str(evaluation.exported_model),
         compression=evaluation.compression,
         latency=evaluation.latency,

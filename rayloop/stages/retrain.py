@@ -12,13 +12,13 @@ from rayloop.retraining.warm_start import load_warm_start
 from rayloop.stages.candidate import Candidate, Recipe
 from rayloop.stages.feature_data import ingest_sources, materialize_online, retrain_frame, snapshots_of
 from rayloop.stages.train_version import build_version
-from trainers.config import IMPORTED, ModelSpec, TrainConfig
+from trainers.config import IMPORTED, PYTHON, ModelSpec, TrainConfig
 
 
 def retrain_champion(context: ProjectContext, until: datetime, from_version: str | None = None) -> Candidate:
     """Train the champion's recipe on what was known at ``until``; register the result if it passes the gate.
 
-    Of an imported champion, the project's own model is trained.
+    Of an imported champion, or a Python model, the project's own model is trained.
 
     Args:
         context: The project.
@@ -27,13 +27,15 @@ def retrain_champion(context: ProjectContext, until: datetime, from_version: str
 
     Raises:
         VersionNotFound: There is no champion.
-        ProjectError: The project's model is an imported one, which is trained elsewhere.
+        ProjectError: The project's model is an imported one or a Python model, which is not trained here.
     """
     project, champion = context.project, context.champion
     if champion is None:
         raise VersionNotFound("registry.no_champion", model=project.name)
     if project.model.is_imported:
         raise ProjectError("project.retrain_imported", model=project.name)
+    if project.model.is_python:
+        raise ProjectError("project.retrain_python", model=project.name)
     recipe = _load_recipe(context, champion)
     if from_version:
         # Before anything is ingested: a version that cannot be continued is refused at once.
@@ -49,7 +51,7 @@ def retrain_champion(context: ProjectContext, until: datetime, from_version: str
 def _load_recipe(context: ProjectContext, version: ModelVersion) -> Recipe:
     """Return the model and settings that a version was trained with."""
     recipe = Manifest.load(context.registry.fetch(version)).recipe
-    if IMPORTED in recipe:
+    if IMPORTED in recipe or PYTHON in recipe:
         return Recipe(context.project.model, context.project.train)
     spec = ModelSpec(build=context.project.model.build, parameters=recipe["model"])
     return Recipe(spec, TrainConfig.model_validate(recipe["train"], extra="ignore"))

@@ -6,6 +6,9 @@ import json
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from cluster.errors import GateFailed
 from cluster.fingerprint import json_fingerprint
 from cluster.registry import FINGERPRINT_TAG, GATE_TAG, Run
@@ -13,6 +16,8 @@ from cluster.values import GateReport
 from features.manifest import PROFILE_FILE, Manifest
 from features.profiles.profile import append_output, output_column
 from features.profiles.reference_profile import ReferenceProfile, profile_windows
+from features.python_models.bundle import PYTHON_TAG
+from features.python_models.model_batch import raw_encoder
 from features.split import PARTS, TRAIN, VALIDATION
 from features.types import AS_OF
 from rayloop.context import ProjectContext
@@ -22,9 +27,16 @@ from rayloop.stages import model_cards
 from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
 from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
-from rayloop.stages.import_version import imported_encoder, imported_spec, load_imported
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.tune import run_search
+from rayloop.stages.untrained_version import (
+    imported_encoder,
+    imported_spec,
+    load_imported,
+    load_python,
+    python_encoder,
+    python_record,
+)
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.export.compression import check_steps
@@ -35,6 +47,7 @@ from trainers.loop.train_spec import Teacher
 from trainers.loop.trainer import FitRequest, FitResult, calibrate, fit
 from trainers.scoring import onnx_scorer
 from trainers.scoring.latency_benchmark import format_latencies
+from trainers.scoring.python_scorer import PythonScorer
 from trainers.tuning.trial import TuneResult
 
 SUMMARY = "rayloop.summary"
@@ -81,6 +94,9 @@ def build_version(
     if recipe.spec.is_imported:
         recipe = recipe._replace(spec=imported_spec(context), config=TrainConfig())
         frame = frame.with_encoder(imported_encoder(context))
+    if recipe.spec.is_python:
+        recipe = recipe._replace(config=TrainConfig())
+        frame = frame.with_encoder(python_encoder(context, frame))
     if recipe.start is not None:
         frame = frame.with_encoder(recipe.start.encoder)
     fingerprint = _fingerprint(context, frame, recipe)
@@ -107,7 +123,7 @@ def build_version(
 
 
 def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> CandidateEvaluation:
-    compressed = _train(build, run)
+    compressed = _train(build, run, folder)
     evaluation = evaluate_candidate(build, compressed.fit_result, folder, compressed.checks)
     evaluation = evaluation._replace(compression=str(compressed))
     run.set_tags(_compression(evaluation))
@@ -118,13 +134,15 @@ def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> Candid
     return evaluation
 
 
-def _train(build: CandidateBuild, run: Run) -> CompressionResult:
+def _train(build: CandidateBuild, run: Run, folder: Path) -> CompressionResult:
     """Train with curves in ``run``, then compress. A killed training run with the same fingerprint is resumed."""
+    if build.recipe.spec.is_python:
+        return CompressionResult(load_python(build, folder))
     if build.recipe.spec.is_imported:
         return CompressionResult(load_imported(build))
     context, frame, recipe = build.context, build.frame, build.recipe
     project, curves = context.project, CurveLogger(run)
-    folder = f"{context.checkpoints}/{build.fingerprint[:16]}"
+    checkpoints = f"{context.checkpoints}/{build.fingerprint[:16]}"
     data = frame.with_shuffled_labels(recipe.config.seed) if recipe.shuffle_labels else frame.data
     point = recipe.start.point if recipe.start else None
 
@@ -137,7 +155,7 @@ def _train(build: CandidateBuild, run: Run) -> CompressionResult:
             context.progress,
             name=project.name,
             on_event=(lambda event: None) if step else curves,
-            checkpoints=f"{folder}/{step}",
+            checkpoints=f"{checkpoints}/{step}",
         )
         return calibrate(fit_result, frame.rows_of(VALIDATION))
 
@@ -148,7 +166,7 @@ def _train(build: CandidateBuild, run: Run) -> CompressionResult:
     store_starting_point(run, fit_result)
     curves.complete(fit_result.epochs)
     compressed = compress(build, fit_result, train)
-    Checkpointer(folder).clear()
+    Checkpointer(checkpoints).clear()
     return compressed
 
 
@@ -173,7 +191,7 @@ def _refuse_unless_overridden(build: CandidateBuild, run: Run, evaluation: Candi
 
 
 def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder: Path) -> None:
-    """Write manifest, reference profile and explainer beside the model.
+    """Write manifest, reference profile and explainer beside the model; a Python model has no explainer.
 
     The manifest has the recipe before compression: a retraining starts from it.
     """
@@ -183,7 +201,8 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
         task=project.task,
         features=project.features,
         feature_hash=project.features.content_hash,
-        encoder=frame.encoder,
+        # That of a Python model has every text of the frame, and only served to evaluate it.
+        encoder=raw_encoder(project.features.columns) if recipe.spec.is_python else frame.encoder,
         snapshot=frame.snapshot,
         code_version=build.context.code_version,
         recipe=recipe.as_json(),
@@ -191,14 +210,19 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
         class_shares=evaluation.fit_result.inputs.class_shares,
         precision=evaluation.exported_model.precision,
     ).save(folder)
-    (folder / PROFILE_FILE).write_bytes(_reference(build.context, frame, folder).to_bytes())
-    export_explainer(evaluation.fit_result, folder, frame.rows_of(TRAIN), project.reasons)
+    train, fit_result = frame.rows_of(TRAIN), evaluation.fit_result
+    if fit_result.spec.is_python:
+        scores = fit_result.build_model().score(frame.encoder.encode(train))
+    else:
+        scores = onnx_scorer.score_table(folder, train)
+        export_explainer(fit_result, folder, train, project.reasons)
+    (folder / PROFILE_FILE).write_bytes(_reference(build.context, train, scores).to_bytes())
 
 
-def _reference(context: ProjectContext, frame: FrameView, folder: Path) -> ReferenceProfile:
+def _reference(context: ProjectContext, train: pa.Table, scores: np.ndarray) -> ReferenceProfile:
     """Profile the training rows, and the model's output on them, by the windows of the drift policy."""
-    project, train = context.project, frame.rows_of(TRAIN)
-    scored = append_output(train, project.task, onnx_scorer.score_table(folder, train))
+    project = context.project
+    scored = append_output(train, project.task, scores)
     columns = (*project.features.columns, output_column(project.task))
     window_s = project.drift.window_s
     return ReferenceProfile.build(profile_windows(scored, columns, window_s, AS_OF), window_s)
@@ -220,16 +244,19 @@ def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> s
     # Only where there are steps: versions from before compression existed keep their fingerprints.
     body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
     body |= {"start": recipe.start.version.fingerprint} if recipe.start else {}
+    if recipe.spec.is_python:
+        body |= {"python": python_record(context).model_dump(mode="json", exclude={"schema_version"})}
     return json_fingerprint(body, default=str)
 
 
 def _flat(recipe: Recipe) -> dict[str, str | int | float | bool]:
-    settings = {} if recipe.spec.is_imported else recipe.config.model_dump()
+    settings = {} if recipe.spec.is_fixed else recipe.config.model_dump()
     values = {"model": recipe.spec.name, **recipe.spec.parameters, **settings}
     return {name: v if isinstance(v, str | int | float | bool) else str(v) for name, v in values.items()}
 
 
 def _tags(build: CandidateBuild, evaluation: CandidateEvaluation) -> dict[str, str]:
+    model = evaluation.fit_result.model
     tags = {
         FINGERPRINT_TAG: build.fingerprint,
         GATE_TAG: evaluation.report.model_dump_json(),
@@ -238,6 +265,7 @@ def _tags(build: CandidateBuild, evaluation: CandidateEvaluation) -> dict[str, s
         RUNTIME: format_latencies(evaluation.latency),
         **_origin(build),
         **_compression(evaluation),
+        **({PYTHON_TAG: model.record.model_dump_json()} if isinstance(model, PythonScorer) else {}),
     }
     return tags | ({"rayloop.gate_override": build.override_gate} if build.override_gate else {})
 

@@ -83,6 +83,7 @@ class ScoredCandidate(NamedTuple):
         champion_scores: The champion's scores of the same rows; None without a champion.
         original_scores: Scores of the model before quantization or compression; None without either.
         compression: "int8", or a description of the compression.
+        is_exported: Whether the model was exported; else ``parity`` is between a row's score alone and among others.
     """
 
     task: Task
@@ -94,6 +95,7 @@ class ScoredCandidate(NamedTuple):
     champion_scores: np.ndarray | None = None
     original_scores: np.ndarray | None = None
     compression: str = INT8
+    is_exported: bool = True
 
 
 def check_candidate(policy: GatePolicy, candidate: ScoredCandidate) -> GateReport:
@@ -109,9 +111,7 @@ def check_candidate(policy: GatePolicy, candidate: ScoredCandidate) -> GateRepor
     checks = [
         *(check for threshold in policy.thresholds for check in _thresholds(threshold, candidate)),
         *_gap(policy, candidate),
-        *check_builders.at_most(
-            "export parity", candidate.parity, policy.max_parity, "difference of the exported model's scores"
-        ),
+        *_parity(policy, candidate),
         *_against_champion(policy, candidate),
         *_against_original(policy, candidate),
     ]
@@ -123,6 +123,13 @@ def _thresholds(threshold: Threshold, candidate: ScoredCandidate) -> Iterator[Ch
     value = metrics.prepare(candidate.task, name, candidate.scores, candidate.labels)(None)
     yield from check_builders.at_least(name, value, threshold.min, f"held-out {name}")
     yield from check_builders.at_most(name, value, threshold.max, f"held-out {name}")
+
+
+def _parity(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:
+    name, what = "export parity", "difference of the exported model's scores"
+    if not candidate.is_exported:
+        name, what = "batch parity", "difference between a row's score alone and among other rows"
+    yield from check_builders.at_most(name, candidate.parity, policy.max_parity, what)
 
 
 def _gap(policy: GatePolicy, candidate: ScoredCandidate) -> Iterator[Check]:

@@ -12,14 +12,12 @@ from cluster.errors import DataError
 from cluster.values import Task, TaskKind
 from features.definitions import Column
 from features.encoder import Encoder
+from features.python_models.score_checks import find_score_fault
 from trainers.imports.source_model import InputKind, Signature, SourceModel, choose_scores
 from trainers.scoring import onnx_scorer
 
 MAX_PARITY = 1e-5
 """Largest difference between a model's own scores and those of its graph; of a regression in standard deviations."""
-_ROUNDING = 1e-6
-_SUM = 1e-3
-"""How far the probabilities of a row may be from 1 in sum."""
 
 
 class Conversion(NamedTuple):
@@ -128,18 +126,8 @@ def scores_of(source: SourceModel, rows: pl.DataFrame, task: Task) -> np.ndarray
     if scores is None:
         reason = f"{outputs.shape[1]} outputs, classes {list(source.signature.classes)}"
         raise DataError("data.import_not_scores", kind=task.kind, reason=reason)
-    if not np.isfinite(scores).all():
-        row = int(np.argmin(np.isfinite(scores.reshape(len(scores), -1)).all(axis=1)))
-        raise DataError("data.import_not_scores", kind=task.kind, reason=f"no finite number for row {row}")
-    if task.kind != "regression":
-        low, high = float(scores.min()), float(scores.max())
-        if low < -_ROUNDING or high > 1 + _ROUNDING:
-            reason = f"values from {low:.4g} to {high:.4g} are no probabilities"
-            raise DataError("data.import_not_scores", kind=task.kind, reason=reason)
-    if task.wide and float(np.abs(scores.sum(axis=1) - 1).max()) > _SUM:
-        raise DataError(
-            "data.import_not_scores", kind=task.kind, reason="the probabilities of a row do not add up to 1"
-        )
+    if reason := find_score_fault(task, scores):
+        raise DataError("data.import_not_scores", kind=task.kind, reason=reason)
     return scores
 
 

@@ -83,9 +83,13 @@ class FitResult:
     """Divides the logits (temperature scaling)."""
     import_parity: float = 0.0
     """Of an imported model: largest difference between its graph's scores and its own, before it was imported."""
+    model: FittedModel | None = None
+    """Of a Python model: what scores with it, in another process."""
 
     def build_model(self) -> FittedModel:
         """The trained model, of whatever kind."""
+        if self.model is not None:
+            return self.model
         if self.spec.is_imported:
             return ImportedModel(self.state[ImportedModel.STATE].tobytes())
         if self.spec.is_module:

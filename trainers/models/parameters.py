@@ -23,7 +23,7 @@ def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
     Raises:
         ProjectError: It does not accept one of them.
     """
-    if spec.is_imported:
+    if spec.is_fixed:
         return
     if not spec.is_module:
         check_names(spec, names)

@@ -20,6 +20,7 @@ ROWS = (1, 1024)
 """Rows of a call: the smallest request, and the largest batch that serving forms."""
 ROUNDS = 30
 _MIN_ROUNDS = 3
+_CALLS = 5
 _MIN_ROUND_S = 1e-3
 # An export must not wait long for the measurements of a large model.
 _MAX_S = 1.0
@@ -53,8 +54,28 @@ def measure_latencies(
     return latency
 
 
+def measure_calls(score: Callable[[Arrays], np.ndarray], arrays: Arrays) -> dict[str, float]:
+    """Measure a model in another process by the clock, with the way there.
+
+    Args:
+        score: Scores of encoded rows.
+        arrays: Encoded rows, repeated as often as a batch needs them.
+
+    Returns:
+        Median microseconds of a call: "python_us_1", "python_us_1024".
+    """
+    latency: dict[str, float] = {}
+    for rows in ROWS:
+        batch = {name: np.resize(value, (rows, value.shape[1])) for name, value in arrays.items()}
+        latency[f"python_us_{rows}"] = float(np.median(Timer(partial(score, batch)).repeat(_CALLS, 1))) * _MICROSECONDS
+    return latency
+
+
 def format_latencies(latency: dict[str, float]) -> str:
-    """The result of measure_latencies on one line; torch's time as a multiple of ONNX Runtime's."""
+    """The result of either measurement on one line; torch's time as a multiple of ONNX Runtime's."""
+    if "python_us_1" in latency:
+        calls = ", ".join(f"{latency[f'python_us_{rows}']:.0f} us for {rows:,} rows" for rows in ROWS)
+        return f"a call of its process {calls}"
     shares = [
         f"{latency[f'torch_us_{rows}'] / latency[f'onnxruntime_us_{rows}']:.1f} times at {rows:,}" for rows in ROWS
     ]

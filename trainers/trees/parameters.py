@@ -140,6 +140,8 @@ def check_settings(
 
 def require_module(spec: ModelSpec, step: Compression) -> None:
     """Refuse a step to a smaller model that would compress trees, or train them as a student. Raises ProjectError."""
+    if spec.is_python:
+        raise ProjectError("project.python_is_fixed", what=step.description)
     if spec.is_imported:
         raise ProjectError("project.imported_is_fixed", what=step.description)
     if not spec.is_module:

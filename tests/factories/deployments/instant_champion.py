@@ -17,6 +17,7 @@ class InstantChampion:
     """Scores every row 0.5, at once."""
 
     version = "1"
+    is_remote = False
 
     class manifest:  # noqa: N801
         task = BINARY
@@ -24,7 +25,7 @@ class InstantChampion:
         class features:  # noqa: N801
             columns = ()
 
-    def score(self, requests: list[RequestRows], now_us: int) -> list[ScoredBatch]:
+    async def score(self, requests: list[RequestRows], now_us: int) -> list[ScoredBatch]:
         sizes = tuple(rows.size for rows in requests)
         return [ScoredBatch(sizes, feature_rows(sum(sizes)), np.full(sum(sizes), 0.5, np.float32), 1.0)]
 

@@ -26,12 +26,12 @@ from cluster.names import journal_table
 from cluster.node.session import processes
 from cluster.settings import Settings
 from cluster.storage.tables import Tables
-from cluster.values import GateReport, MoveMark, Stored
+from cluster.values import GateReport, ModelVersion, MoveMark, Stored, Task
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.state_machine import begin
 from deployments.rollout.webhook_client import post_step
 from deployments.rollout_policy import RolloutPolicy, Webhook
-from deployments.serve_schema import ChallengerConfig, ServerConfig
+from deployments.serve_schema import ChallengerConfig, PythonServerConfig, ServerConfig
 from deployments.telemetry.unshipped_rows import UnshippedCounter, read_remainders
 from features.attributions.additive_terms import AdditiveTerms
 from features.attributions.explainer_file import (
@@ -44,10 +44,12 @@ from features.attributions.explainer_file import (
 )
 from features.attributions.explanation import Reason, RowExplanation
 from features.attributions.tree_shap import LeafPaths
+from features.definitions import Column
 from features.manifest import MANIFEST_FILE, Manifest
 from features.offline.purge import Purged
 from features.profiles.profile import Profile
 from features.profiles.reference_profile import ReferenceProfile
+from features.python_models.bundle import PythonRecord, PythonRuntime
 from monitoring.detection.notification_payloads import Notification, alertmanager_body, webhook_body
 from monitoring.retraining.decision import RetrainEntry, RetrainState, TriggerState
 from monitoring.retraining.retrain_gain import PairedLosses, WindowGain
@@ -554,6 +556,29 @@ MOVES: dict[str, Stored] = {
 def test_move_is_written_unchanged_and_read(name: str) -> None:
     stored(name, MOVES[name].model_dump_json().encode())
     assert type(MOVES[name]).from_stored(newest(name).read_bytes()) == MOVES[name]
+
+
+# Python models.
+
+_PYTHON_RECORD = PythonRecord(
+    class_name="reviews.scoring:Sentiment",
+    parameters={"batch_size": 64, "sizes": [1, 2]},
+    task=Task(kind="binary", label="positive"),
+    columns=(Column(name="text", kind="category"), Column(name="image", kind="tensor", shape=(2, 3))),
+    sha256="0" * 64,
+    runtime=PythonRuntime(pip=("torch==2.9.0",), env_vars={"A": "1"}, gpus=0.5, replicas=2),
+)
+_PYTHON_VERSION = ModelVersion(model="reviews", version="3", run_id="r", bundle_uri="/bundle", tags={"a": "b"})
+PYTHON_MODELS: dict[str, Stored] = {
+    "python_model.json": _PYTHON_RECORD,
+    "python_server.json": PythonServerConfig(version=_PYTHON_VERSION, rollout="r1", max_growth_mib=64.0),
+}
+
+
+@pytest.mark.parametrize("name", PYTHON_MODELS)
+def test_python_model_is_written_unchanged_and_read(name: str) -> None:
+    stored(name, PYTHON_MODELS[name].model_dump_json().encode())
+    assert type(PYTHON_MODELS[name]).from_stored(newest(name).read_bytes()) == PYTHON_MODELS[name]
 
 
 # Baselines.

@@ -5,22 +5,28 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from cluster.errors import ProjectError
 from cluster.values import Task
 from deployments.serve_schema import RequestLimits, Serving
 from features.labeling.labeling_functions import WeakLabels, labeling_function
+from features.python_models.bundle import PythonRuntime
+from monitoring.retraining.triggers import OnLabels
 from rayloop.cli import app
-from rayloop.project import Project, load_project, locate_project
+from rayloop.project import Project, Retrain, load_project, locate_project
+from rayloop.retraining.warm_start import load_warm_start
 from rayloop.stages.deploy import serving_options
+from rayloop.stages.retrain import retrain_champion
 from tests.factories.errors import raises
-from trainers.config import Choice, Distill, ModelSpec, TrainConfig, TuneConfig
+from trainers.config import Choice, Distill, ModelSpec, PythonModel, TrainConfig, TuneConfig
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
 
@@ -180,6 +186,64 @@ def test_project_of_an_imported_model_refuses_what_would_change_it() -> None:
     ):
         with raises(ProjectError, "project.imported_is_fixed", what=what):
             dataclasses.replace(imported, **change)
+
+
+class Upper:
+    """A Python model."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        self.factor = factor
+
+    def load(self, files: Path) -> None:
+        """Nothing to load."""
+
+    def predict(self, rows: pa.RecordBatch) -> pa.Array:
+        return rows.column(0)
+
+
+class Lacking:
+    def predict(self, rows: pa.RecordBatch) -> pa.Array:
+        return rows.column(0)
+
+
+def test_project_of_a_python_model_refuses_what_would_change_it() -> None:
+    project = load_project(locate_project("examples/flights/project.py"))
+    model = PythonModel(build=Upper, parameters={"factor": 2.0}, gpus=0.5)
+    assert (model.is_python, model.is_fixed, model.is_module, model.is_imported) == (True, True, False, False)
+    assert (model.name, model.runtime) == ("Upper", PythonRuntime(gpus=0.5))
+    python = dataclasses.replace(project, model=model, tune=None, compress=(), simulation=None)
+    for what, change in (
+        ("tune", {"tune": TuneConfig(space={"lr": Choice(options=(0.1, 0.2))})}),
+        ("simulation", {"simulation": project.simulation}),
+        ("compress", {"compress": (Distill(student=ModelSpec()),)}),
+        ("retrain.on", {"retrain": Retrain(on=(OnLabels(labels=10),))}),
+        ("train.calibrate", {"train": TrainConfig(calibrate="temperature")}),
+        ("train.quantize", {"train": TrainConfig(quantize="int8")}),
+    ):
+        with raises(ProjectError, "project.python_is_fixed", what=what):
+            dataclasses.replace(python, **change)
+    with raises(ProjectError, "project.python_is_fixed", what="distilled into Upper"):
+        dataclasses.replace(project, compress=(Distill(student=model),))
+
+
+def test_python_model_is_neither_retrained_nor_continued() -> None:
+    project = load_project(locate_project("examples/flights/project.py"))
+    model = PythonModel(build=Upper)
+    python = dataclasses.replace(project, model=model, tune=None, compress=(), simulation=None)
+    context = cast(Any, SimpleNamespace(project=python, champion="v1"))
+    with raises(ProjectError, "project.retrain_python", model="flights"):
+        retrain_champion(context, datetime(2024, 5, 1, tzinfo=UTC))
+    with raises(ProjectError, "project.python_is_fixed", what="--from-version"):
+        load_warm_start(context, "1", model)
+
+
+def test_class_that_is_no_python_model_is_refused() -> None:
+    with raises(ProjectError, "project.python_class", name="Lacking", missing=["load"]):
+        PythonModel(build=Lacking)
+    with raises(ProjectError, "project.python_class", name="int", missing=["load", "predict"]):
+        PythonModel(build=int)
+    with raises(ProjectError, "project.model_parameters", model="Upper"):
+        PythonModel(build=Upper, parameters={"fraction": 2.0})
 
 
 def test_project_with_a_multilabel_task_is_refused() -> None:

@@ -66,8 +66,11 @@ def with_server(
     score: Callable[[ScoreRequest], list[ScoreResult]],
     test: Callable[[ChallengerClient, Handle, ChallengerServer], Awaitable[None]],
 ) -> None:
+    async def answer(request: ScoreRequest) -> list[ScoreResult]:
+        return score(request)
+
     async def run() -> None:
-        server = ChallengerServer(folder, score)
+        server = ChallengerServer(folder, answer)
         await server.start()
         handle = Handle(HERE, server.path)
         client = ChallengerClient(handle, HERE)
@@ -204,5 +207,8 @@ def test_score_after_close_keeps_no_connection(tmp_path: Path) -> None:
 
 
 def test_server_socket_folder_is_private(tmp_path: Path) -> None:
-    server = ChallengerServer(tmp_path / "sockets", double_scores)
+    async def answer(request: ScoreRequest) -> list[ScoreResult]:
+        return double_scores(request)
+
+    server = ChallengerServer(tmp_path / "sockets", answer)
     assert server.path.parent.stat().st_mode & 0o777 == 0o700

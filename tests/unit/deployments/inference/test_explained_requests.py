@@ -58,7 +58,7 @@ class LocalChallenger:
         self._scorer, self._explanations = scorer, explanations
 
     async def score(self, request: ScoreRequest) -> list[ScoreResult]:
-        batches = self._scorer.score_table(from_ipc(request.rows), request.sizes, request.now_us)
+        batches = await self._scorer.score_table(from_ipc(request.rows), request.sizes, request.now_us)
         return [ScoreResult("2", batch.scores, 1.0, None) for batch in batches]
 
     async def explain(self, request: ScoreRequest) -> list[str]:
@@ -66,7 +66,7 @@ class LocalChallenger:
             raise self._explanations
         if self._explanations is not None:
             return self._explanations
-        [batch] = self._scorer.score_table(from_ipc(request.rows), request.sizes, request.now_us)
+        [batch] = await self._scorer.score_table(from_ipc(request.rows), request.sizes, request.now_us)
         assert batch.frame is not None
         assert batch.scores is not None
         return [each.model_dump_json() for each in self._scorer.explain(batch.frame, batch.scores)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def request(*distances: float, departs: datetime | None = NOON) -> RequestRows:
 
 def test_score_of_several_requests_equals_scoring_them_alone(scorer: Scorer) -> None:
     requests = [request(0.0), request(1.0, -1.0, 3.0), request(-2.0)]
-    (together,) = scorer.score(requests, 0)
-    alone = [scorer.score([r], 0)[0] for r in requests]
+    (together,) = asyncio.run(scorer.score(requests, 0))
+    alone = [asyncio.run(scorer.score([r], 0))[0] for r in requests]
     assert together.failure is None
     assert together.sizes == (1, 3, 1)
     assert together.scores.tolist() == np.concatenate([one.scores for one in alone]).tolist()
@@ -64,8 +65,8 @@ def test_score_of_several_requests_equals_scoring_them_alone(scorer: Scorer) -> 
 
 def test_score_table_equals_score(scorer: Scorer) -> None:
     requests = [request(0.0), request(1.0, -1.0, 3.0), request(-2.0)]
-    (by_table,) = scorer.score_table(scorer.build_table(requests), [1, 3, 1], 0)
-    assert by_table.scores.tolist() == scorer.score(requests, 0)[0].scores.tolist()
+    (by_table,) = asyncio.run(scorer.score_table(scorer.build_table(requests), [1, 3, 1], 0))
+    assert by_table.scores.tolist() == asyncio.run(scorer.score(requests, 0))[0].scores.tolist()
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_score_table_equals_score(scorer: Scorer) -> None:
     ],
 )
 def test_score_with_a_bad_request_fails_it_alone(scorer: Scorer, bad: RequestRows, code: str, fields: dict) -> None:
-    first, middle, last = scorer.score([request(1.0), bad, request(2.0)], 0)
+    first, middle, last = asyncio.run(scorer.score([request(1.0), bad, request(2.0)], 0))
     assert isinstance(middle.failure, RequestError)
     assert middle.failure.code == code
     assert middle.failure.fields == fields
@@ -95,7 +96,7 @@ def test_score_when_the_store_is_down_tries_once_and_gives_503(scorer: Scorer, m
         raise StoreUnavailable("store.timeout", address="redis.internal:6379", reason="timeout")
 
     monkeypatch.setattr(FeatureReader, "read", unavailable)
-    batches = scorer.score([request(0.0), request(1.0, 2.0)], 0)
+    batches = asyncio.run(scorer.score([request(0.0), request(1.0, 2.0)], 0))
     assert calls == [3]
     assert [one.sizes for one in batches] == [(1,), (2,)]
     for one in batches:
@@ -133,7 +134,7 @@ def test_score_with_personal_data_replaces_it_by_tokens(version: ModelVersion, s
     names = load_pseudonym_key(settings)
     carriers = ["AA", "Anna Blume", None, names.token("AA")]
     rows = RequestRows(4, ([1.0] * 4, carriers, pa.array([NOON] * 4, TIMESTAMP)), ("distance", "carrier", "departs"))
-    (scored,) = scorer.score([rows], 0)
+    (scored,) = asyncio.run(scorer.score([rows], 0))
     assert scored.frame is not None
     tokens = [names.token("AA"), names.token("Anna Blume"), None, names.token("AA")]
     assert scored.frame["carrier"].to_pylist() == tokens

@@ -11,12 +11,13 @@ import ray.serve
 from cluster.door.moves import Moves
 from cluster.errors import RayloopError, RolloutError, WriterReplaced
 from cluster.settings import Settings
-from cluster.values import ModelVersion
+from cluster.values import ModelVersion, Task
 from deployments.rollout import serve_config, serve_details
 from deployments.rollout.applications import kept_split
 from deployments.rollout.serve_config import ServeConfigWriter
 from deployments.rollout.serve_details import MODEL_DEPLOYMENT
 from deployments.serve_schema import ROOT_APP, Halt, ServerConfig, TrafficSplit, model_app_name
+from features.python_models.bundle import PYTHON_TAG, PythonRecord, PythonRuntime
 from tests.factories.errors import raises
 
 MODELS = 20
@@ -227,3 +228,86 @@ def test_deployment_keeps_the_split_of_a_probation_and_no_other() -> None:
     for served, deployed in ((copies, "3"), (split("a", "2"), "1")):
         with raises(RolloutError, "rollout.in_progress", model="m", rollout="a"):
             kept_split(ServerConfig(champion=version("1"), split=served), version(deployed))
+
+
+def python_version(number: str) -> ModelVersion:
+    """A version of "m" that is a Python model."""
+    record = PythonRecord(
+        class_name="models:Upper",
+        parameters={},
+        task=Task(kind="binary", label="y"),
+        columns=(),
+        sha256="0",
+        runtime=PythonRuntime(env_vars={"A": "1"}, cpus=0.5, replicas=2),
+    )
+    return version(number).model_copy(update={"tags": {PYTHON_TAG: record.model_dump_json()}})
+
+
+def python_apps(serve: Serve) -> dict[str, dict[str, Any]]:
+    return {name.removeprefix("m.python."): app for name, app in serve.applications.items() if ".python." in name}
+
+
+def test_python_model_of_a_challenger_runs_before_it_and_goes_with_it(writer: Any, serve: Serve) -> None:
+    asyncio.run(writer.start_challenger("a", python_version("4"), serve_config.ServingOptions(), 64.0))
+    asyncio.run(writer.start_challenger("a", version("3"), serve_config.ServingOptions()))
+    [deployment] = python_apps(serve)["4"]["deployments"]
+    assert (deployment["name"], deployment["num_replicas"]) == ("PythonServer", 2)
+    assert deployment["ray_actor_options"] == {"num_cpus": 0.5, "num_gpus": 0.0}
+    assert deployment["user_config"]["max_growth_mib"] == 64.0
+    assert python_apps(serve)["4"]["runtime_env"] == {"env_vars": {"A": "1"}}
+    asyncio.run(writer.retain_challengers("m", "a", ("3", "4")))
+    assert set(python_apps(serve)) == {"4"}
+    asyncio.run(writer.retain_challengers("m", "a", ("3",)))
+    assert python_apps(serve) == {}
+
+
+def test_python_model_stays_through_its_promotion_and_until_nothing_needs_it(writer: Any, serve: Serve) -> None:
+    asyncio.run(writer.start_challenger("a", python_version("4"), serve_config.ServingOptions(), 64.0))
+    asyncio.run(writer.set_champion(python_version("4")))
+    asyncio.run(writer.retain_challengers("m", "a", ()))
+    [deployment] = python_apps(serve)["4"]["deployments"]
+    # A champion's memory has no limit.
+    assert deployment["user_config"]["max_growth_mib"] is None
+    # The former champion scores copies during a probation: the controller names it.
+    asyncio.run(writer.set_champion(python_version("5")))
+    asyncio.run(writer.retain_challengers("m", "a", ("4",)))
+    assert set(python_apps(serve)) == {"4", "5"}
+    asyncio.run(writer.set_champion(version("1")))
+    assert set(python_apps(serve)) == {"4", "5"}
+    asyncio.run(writer.retain_challengers("m", "a", ()))
+    assert python_apps(serve) == {}
+
+
+def test_python_model_that_does_not_run_is_removed_and_the_champion_stays(
+    writer: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = current(writer)
+    report = serve._report
+
+    def fail(declared: dict[str, Any]) -> dict[str, Any]:
+        failed = {"status": "DEPLOY_FAILED", "message": "DataError: it does not load"}
+        return report(declared) | (failed if ".python." in declared["name"] else {})
+
+    monkeypatch.setattr(serve, "_report", fail)
+    with raises(RayloopError, "rayloop.deployment_failed", app="m.python.4"):
+        asyncio.run(writer.set_champion(python_version("4")))
+    with raises(RayloopError, "rayloop.deployment_failed", app="m.python.5"):
+        asyncio.run(writer.start_challenger("a", python_version("5"), serve_config.ServingOptions()))
+    assert current(writer) == before
+    assert set(serve.applications) == {model_app_name("m")}
+
+
+def test_end_of_a_rollout_does_not_wait_for_the_python_model_of_the_champion(
+    writer: Any, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(writer.set_champion(python_version("4")))
+    asyncio.run(writer.set_rollout("m", split("b", "2")))
+    down = {"m.python.4"}
+    report = serve._report
+
+    def unhealthy(declared: dict[str, Any]) -> dict[str, Any]:
+        return report(declared) | ({"status": "UNHEALTHY"} if declared["name"] in down else {})
+
+    monkeypatch.setattr(serve, "_report", unhealthy)
+    asyncio.run(writer.set_champion(python_version("4")))
+    assert current(writer).split is None

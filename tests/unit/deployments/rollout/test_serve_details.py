@@ -29,3 +29,25 @@ def test_deployment_statuses_count_replicas_and_report_problems(
         serve_details, "connect_serve_api", lambda settings: SimpleNamespace(get_serve_details=lambda: details)
     )
     assert serve_details.deployment_statuses(settings, ["trips", "others"]) == {"trips": expected}
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [("RUNNING", ""), ("DELETING", ""), ("UNHEALTHY", "trips.python.3 UNHEALTHY: TimeoutError: a call never ends")],
+)
+def test_deployment_status_reports_a_python_model_that_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, status: str, problem: str
+) -> None:
+    replicas = {"ModelServer": {"message": "", "replicas": [{"replica_id": "0", "state": "RUNNING"}]}}
+    declared = {"name": "trips", "deployments": [{"name": "ModelServer", "num_replicas": 1}]}
+    python = {"deployed_app_config": {"name": "trips.python.3"}, "message": "TimeoutError: a call never ends"}
+    apps = {
+        "trips": {"status": "RUNNING", "deployed_app_config": declared, "deployments": replicas},
+        "trips.python.3": python | {"status": status},
+    }
+    monkeypatch.setattr(
+        serve_details,
+        "connect_serve_api",
+        lambda settings: SimpleNamespace(get_serve_details=lambda: {"applications": apps}),
+    )
+    assert serve_details.deployment_statuses(settings, ["trips"])["trips"].problem == problem
