@@ -209,10 +209,10 @@ class Decision(Frozen):
     """Figures that the decision is based on."""
 
 
-AlarmKind = Literal["drift", "segment", "multivariate", "labels", "estimate", "quality"]
+AlarmKind = Literal["drift", "segment", "multivariate", "labels", "estimate", "quality", "fairness"]
 """drift: the distribution of a column. segment: that within a part of the traffic. multivariate: the joint distribution
 of columns. labels: the distribution of labels. estimate: performance, estimated without labels. quality: performance by
-labels."""
+labels. fairness: the difference of a rate between groups."""
 
 
 class Alarm(Frozen):

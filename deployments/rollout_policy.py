@@ -11,6 +11,7 @@ from cluster.errors import RolloutError
 from cluster.row_losses import Metric
 from cluster.values import Frozen
 from deployments.freeze_windows import FreezeWindow
+from features.disparity import DisparityLimit
 
 DefaultAction = Literal["hold", "abort", "advance"]
 EvidenceCheck = Literal["split", "variant", "scores", "requests", "duplicates", "coverage", "delay", "labels", "loss"]
@@ -20,8 +21,8 @@ LateHarm = Literal["rollback", "alarm"]
 
 DAY_S = 86_400.0
 
-Test = Literal["quality", "early_quality", "error_rate", "error_ratio", "latency", "split"]
-"""Tests that may stop a challenger (deployments/analysis/criteria.py, quality_test.py)."""
+Test = Literal["quality", "early_quality", "error_rate", "error_ratio", "latency", "split", "disparity"]
+"""Tests that may stop a challenger (deployments/analysis/criteria.py, quality_test.py, disparity_test.py)."""
 
 _WEIGHTS: dict[Test, float] = {
     "quality": 5.0,
@@ -30,6 +31,7 @@ _WEIGHTS: dict[Test, float] = {
     "error_ratio": 1.0,
     "latency": 1.0,
     "split": 1.0,
+    "disparity": 1.0,
 }
 """Relative parts of alpha. Rows to a verdict grow with the log of 1 / alpha times the rows that one nat of evidence
 takes; the sum over the tests is least where each part is proportional to those rows (docs/decisions/0067)."""
@@ -127,6 +129,9 @@ class RolloutPolicy(Frozen):
     """Seconds between two passes of the controller."""
     challenger_timeout_s: float = Field(default=1.0, gt=0.0)
     """Seconds within which a challenger must answer a request; after that the champion answers it."""
+    disparity: tuple[DisparityLimit, ...] = ()
+    """By how much a rate may differ more between groups for the challenger than for the champion; those of
+    ``FairnessPolicy(live=True)`` are added when a rollout starts."""
     label_delay_s: float | None = Field(default=None, ge=0.0)
     """Seconds within which 95% of the labels are known; None: within a step. A project's own delay replaces None, and
     settings that are not given follow from it (deployments/label_delay.py)."""
@@ -205,11 +210,16 @@ class RolloutPolicy(Frozen):
 
     @property
     def _weights(self) -> dict[Test, float]:
-        """Weights of the tests in use; quality, the error rate's limit, and the split are always tested."""
+        """Weights of the tests in use; quality and the error rate's limit are always tested.
+
+        The split is a check of the evidence, with an error rate of its own: its part is not spent, but for disparity.
+        """
         off = {
             "early_quality": self.metric != "loss" or self.alpha_parts == "equal",
             "error_ratio": self.error_margin is None,
             "latency": self.latency_quantile is None,
+            "split": bool(self.disparity),
+            "disparity": not self.disparity,
         }
         equal = self.alpha_parts == "equal"
         return {test: 1.0 if equal else weight for test, weight in _WEIGHTS.items() if not off.get(test)}

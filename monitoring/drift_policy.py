@@ -8,12 +8,15 @@ from pydantic import AliasChoices, Field, model_validator
 
 from cluster.errors import ProjectError
 from cluster.values import AlarmKind, Frozen
+from features.disparity import DisparityLimit
 from monitoring.statistics.drift_reference import MonitoredColumn
 
 DAY_S = 86_400.0
 MONTH_S = 30 * DAY_S
+LEAST_PER_WINDOW = 1_000
+"""Rows of each window that are read, however many windows there are."""
 WEIGHTS: dict[AlarmKind, float] = {
-    "drift": 4.0, "quality": 2.0, "segment": 1.0, "multivariate": 1.0, "labels": 1.0, "estimate": 1.0,
+    "drift": 4.0, "quality": 2.0, "segment": 1.0, "multivariate": 1.0, "labels": 1.0, "estimate": 1.0, "fairness": 1.0,
 }  # fmt: skip
 """How ``false_alarms`` is divided, unless ``weights`` says otherwise."""
 
@@ -58,6 +61,12 @@ class LogAnalysisPolicy(Frozen):
     """Requests per analysis that are queued for labeling."""
     actions: dict[AlarmKind, Action] = Field(default_factory=dict)
     """What each kind of alarm does; "notify" for the others."""
+    disparity: tuple[DisparityLimit, ...] = ()
+    """Rates that may not differ between groups; those of ``FairnessPolicy(live=True)`` are added on deployment."""
+
+    def rows_per_window(self, windows: int) -> int:
+        """Rows of each window in the sample when so many windows are analyzed."""
+        return max(LEAST_PER_WINDOW, self.rows // max(windows, 1))
 
 
 class DriftPolicy(Frozen):
@@ -124,7 +133,8 @@ class DriftPolicy(Frozen):
     def kinds(self) -> tuple[AlarmKind, ...]:
         """Kinds of alarm that this policy can raise."""
         analysis = self.log_analysis
-        declared = {"drift"} if analysis is None else set(WEIGHTS) - (set() if analysis.segments else {"segment"})
+        needs = {} if analysis is None else {"segment": analysis.segments, "fairness": analysis.disparity}
+        declared = {"drift"} if analysis is None else {kind for kind in WEIGHTS if needs.get(kind, True)}
         return tuple(kind for kind in WEIGHTS if kind in declared and self._weight(kind))
 
     def level(self, kind: AlarmKind = "drift") -> float:

@@ -157,6 +157,7 @@ class Project:
         require_columns(self.features, self.examples, self.sources, self.split.group)
         self._require_gate_columns()
         self._require_metrics()
+        self._require_live_fairness()
         self._require_parameters()
         self._require_segments()
         self._require_trigger_sources()
@@ -223,6 +224,21 @@ class Project:
         limits = (fair.max_parity_difference, fair.max_odds_difference)
         if self.task.kind != "binary" and any(limit is not None for limit in limits):
             raise ProjectError("project.fairness_needs_binary", project=self.name, task_kind=self.task.kind)
+
+    def _require_live_fairness(self) -> None:
+        """Refuse limits of live traffic that the logged rows cannot show."""
+        fair = self.gate.fairness
+        if not fair.live:
+            return
+        columns = self.features.available_columns
+        logged = {c.name for c in columns if c.kind == "category" and c.personal != "drop"}
+        if unknown := sorted(set(fair.groups) - logged):
+            raise ProjectError("project.fairness_not_logged", project=self.name, columns=unknown)
+        if self.task.kind == "regression":
+            raise ProjectError("project.fairness_of_regression", project=self.name)
+        declared = (fair.max_parity_difference, fair.max_odds_difference, fair.max_error_difference)
+        if not fair.groups or not any(declared) or 0.0 in declared:
+            raise ProjectError("project.fairness_without_limit", project=self.name)
 
     def _require_parameters(self) -> None:
         """Refuse parameters that the model does not have, before any data is ingested."""

@@ -162,9 +162,10 @@ class Tables(TableCatalog):
         for batch in self._scan(name, snapshot, columns, rows).to_arrow_batch_reader():
             yield pa.Table.from_batches([batch])
 
-    def columns(self, name: str) -> tuple[str, ...]:
-        """Return the names of a table's columns. Raises SnapshotNotFound."""
-        return tuple(field.name for field in self.load(name).schema().fields)
+    def columns(self, name: str, nested: bool = False) -> tuple[str, ...]:
+        """Return the names of a table's columns, with ``nested`` also "struct.field". Raises SnapshotNotFound."""
+        schema = self.load(name).schema()
+        return tuple(schema.column_names) if nested else tuple(field.name for field in schema.fields)
 
     def dataset(self, snapshot: Snapshot, columns: Sequence[str] | None = None) -> ray.data.Dataset:
         """Return a snapshot as a Ray Dataset. Raises SnapshotNotFound before any work starts."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from cluster.values import Additive, Frozen
 from deployments.analysis.clipped_differences import ClippedDifferences
+from deployments.analysis.group_decisions import GroupDecisions
 from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.predicted_moments import PredictedMoments
@@ -116,6 +117,8 @@ class ComparisonEvidence(Additive):
     """Of the same rows as ``paired``."""
     agreement: ScoreAgreement = ScoreAgreement()
     """Of the first rows that both variants scored, labeled or not."""
+    groups: GroupDecisions = GroupDecisions()
+    """Of the rows of ``agreement`` for rates that need no labels, else of those of ``paired``."""
 
     @property
     def scored(self) -> VariantStats:

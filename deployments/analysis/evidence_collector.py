@@ -19,6 +19,13 @@ from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
 from deployments.analysis.clipped_differences import ClippedDifferences
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.group_decisions import (
+    FEATURES,
+    GroupDecisions,
+    count_decisions,
+    group_rows,
+    limit_columns,
+)
 from deployments.analysis.key_counts import KeyCounter, key_hash
 from deployments.analysis.latency_samples import LatencyCollector
 from deployments.analysis.paired_moments import PairedMoments
@@ -36,6 +43,7 @@ from deployments.analysis.validity.label_history import label_history
 from deployments.analysis.validity.validity_collector import SeenKeys, ValidityCollector
 from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Assignment, HeldOut
 from deployments.traffic_split import slice_start
+from features.disparity import DisparityLimit
 
 MAX_LABELS = 500_000
 """Labels kept for the join; beyond it the oldest are dropped."""
@@ -56,13 +64,19 @@ _COPIES = "copies"
 """In place of a variant: in the statistics, copies; in the clusters, all requests that the challenger scored."""
 
 
-def evidence_columns(task: Task) -> tuple[str, ...]:
-    """Columns of the prediction log that evidence is computed from; an older log may lack some of them."""
+def evidence_columns(task: Task, group_columns: Sequence[str] = ()) -> tuple[str, ...]:
+    """Columns of the prediction log that evidence is computed from; an older log may lack some of them.
+
+    Args:
+        task: Task of the model.
+        group_columns: Logged features whose values are groups.
+    """
     name = _score_column(task.kind == "multiclass")
     assigned = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
     several = ("champion_share", "challenger_version", "version", "copied")
-    return (*assigned, *timed, *several, name, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}")
+    groups = [f"{FEATURES}.{column}" for column in group_columns]
+    return (*assigned, *timed, *several, name, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}", *groups)
 
 
 def _score_column(multiclass: bool) -> str:
@@ -77,17 +91,23 @@ class EvidenceCollector:
         challengers: Versions that it started with.
         since_us: Rows from before this time are set aside, microseconds since the epoch.
         waits: How long rows wait for their labels.
+        limits: Limits of differences between groups.
     """
 
     def __init__(
-        self, rollout: str, challengers: Sequence[str], since_us: int = 0, waits: LabelWaits = UNKNOWN_DELAY
+        self,
+        rollout: str,
+        challengers: Sequence[str],
+        since_us: int = 0,
+        waits: LabelWaits = UNKNOWN_DELAY,
+        limits: tuple[DisparityLimit, ...] = (),
     ) -> None:
-        self.rollout, self.since_us = rollout, since_us
+        self.rollout, self.since_us, self.group_columns = rollout, since_us, limit_columns(limits)
         self._seen_keys = SeenKeys()
         self._sample: list[pa.Table] = []
         starts = [slice_start(index, len(challengers)) for index in range(len(challengers))]
         self._collectors = {
-            version: _PairwiseCollector(version, ValidityCollector(rollout, start), waits)
+            version: _PairwiseCollector(version, ValidityCollector(rollout, start), waits, limits)
             for version, start in zip(challengers, starts, strict=True)
         }
         self._labels: dict[str, Label] = {}
@@ -178,8 +198,11 @@ class EvidenceCollector:
 class _PairwiseCollector:
     """Statistics of one challenger and the champion."""
 
-    def __init__(self, version: str, validity: ValidityCollector, waits: LabelWaits) -> None:
+    def __init__(
+        self, version: str, validity: ValidityCollector, waits: LabelWaits, limits: tuple[DisparityLimit, ...]
+    ) -> None:
         self._version, self.validity = version, validity
+        self._limits, self._columns = limits, limit_columns(limits)
         self._stats: dict[tuple[float, str], VariantStats] = defaultdict(VariantStats)
         self._keys: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
         self._time_buckets: dict[tuple[float, bool], KeyCounter] = defaultdict(KeyCounter)
@@ -223,16 +246,30 @@ class _PairwiseCollector:
                 copies=self._stats[share, _COPIES],
             )
             losses = _compare_losses(task, metric, labeled[share], self._scored.agreement(task, metric, share))
+            losses = losses.model_copy(update={"groups": self._group_decisions(task, labeled[share], share)})
             by_share[share] = self._complete(stats, share, losses)
         joined = [pair for share in shares for pair in labeled[share]]
         # In the sum over the shares, each key that occurred at several of them counts once.
         total = sum(by_share.values(), ComparisonEvidence())
         losses = _compare_losses(task, metric, joined, self._scored.agreement(task, metric))
+        losses = losses.model_copy(update={"groups": self._group_decisions(task, joined)})
         overall = self._complete(total, _ALL_SHARES, losses)
         validity = self.validity.evidence(task, held_out)
         return RolloutEvidence(
             by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows, validity=validity
         )
+
+    def _group_decisions(
+        self, task: Task, labeled: Sequence[tuple[PairedPrediction, float]], share: float | None = None
+    ) -> GroupDecisions:
+        """Decisions by group: on labeled rows for rates that need labels, else on the first rows that both scored."""
+        if not self._limits:
+            return GroupDecisions()
+        of_all = tuple(limit for limit in self._limits if limit.rate == "positive")
+        of_labeled = [limit for limit in self._limits if limit.rate != "positive"]
+        pairs, labels = [pair for pair, _ in labeled], np.array([label for _, label in labeled])
+        unlabeled = self._scored.decisions(of_all, self._columns, task, share)
+        return unlabeled + count_decisions(of_labeled, self._columns, task, pairs, labels)
 
     def _complete(self, total: ComparisonEvidence, scope: float, losses: ComparisonEvidence) -> ComparisonEvidence:
         challenger = self._with_clusters(total.challenger, scope, CHALLENGER)
@@ -276,8 +313,9 @@ class _PairwiseCollector:
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
         columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
-        for id, key, share, a, b, at in zip(*columns, both.column("at").cast(pa.int64()).to_pylist(), strict=True):
-            pair = PairedPrediction(share, key_hash(key), a, b, at)
+        columns += [both.column("at").cast(pa.int64()).to_pylist(), group_rows(both, self._columns)]
+        for id, key, share, a, b, at, groups in zip(*columns, strict=True):
+            pair = PairedPrediction(share, key_hash(key), a, b, at, groups)
             self.pairs.add(id, pair, labels.get(id))
             if compare_scores:
                 self._scored.add(pair)

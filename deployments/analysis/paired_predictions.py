@@ -41,6 +41,8 @@ class PairedPrediction(NamedTuple):
     champion: float | list[float]
     challenger: float | list[float]
     at_us: int
+    groups: tuple[str, ...] = ()
+    """Of the columns whose groups are compared, in their order."""
 
 
 class PairedPredictions:

@@ -7,6 +7,7 @@ errors   Does the challenger fail more than ``max_error_rate`` of the requests t
          ``error_margin``, and is not shown to be below the limit? (criteria.py, sequential_tests.py)
 quality  Is its mean loss, or its share of mistakes, above the champion's on the same rows; is it below (1 + margin)
          times the champion's? (quality_test.py)
+fairness Where groups have limits: do rates differ more between groups than the champion's? (disparity_test.py)
 latency  Is a quantile of its time in the predictor beyond the champion's, with margin and floor? (latency_histogram.py)
 memory   Did the memory of a replica grow beyond its limit?
 health   Where labels take longer than a rollout, quality cannot carry its steps: agreement of the scores, and what the
@@ -38,6 +39,7 @@ from typing import Literal
 
 from cluster.values import Frozen
 from deployments.analysis import criteria, health
+from deployments.analysis.disparity_test import compare_disparities
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, pairwise_share
 from deployments.analysis.quality_test import compare_quality, format_costs
 from deployments.analysis.sample_ratio import format_keys, log_e_first_keys, log_e_split, possible_shares
@@ -47,7 +49,7 @@ from deployments.analysis.validity.validity_evidence import ValidityEvidence
 from deployments.rollout_policy import EvidenceCheck, RolloutPolicy
 
 _LIMITS = (criteria.check_memory_growth, criteria.check_error_rate, criteria.compare_latency)
-_COMPARISONS = (criteria.compare_error_rates, compare_quality)
+_COMPARISONS = (criteria.compare_error_rates, compare_quality, compare_disparities)
 """Criteria that only sound evidence can meet or fail."""
 
 
@@ -101,7 +103,7 @@ def judge(
     total, step = evidence.total, evidence.at_share(at_share)
     evidence = evidence.model_copy(update={"overall": total})
     validity = check_evidence(evidence, policy, n_initial)
-    of_path = health.COMPARISONS if policy.path == "health" else _COMPARISONS
+    of_path = (*health.COMPARISONS, compare_disparities) if policy.path == "health" else _COMPARISONS
     limits, comparisons = ([check(evidence, policy) for check in checks] for checks in (_LIMITS, of_path))
     figures = _count_figures(total, step) | {"given_up": float(evidence.expired_rows)} | validity.figures
     for result in (*limits, *comparisons):

@@ -364,7 +364,7 @@ class RolloutController:
             self._held_out = await self._reconciler.held_out(state.champion)
             self._task = await self._reconciler.task(state.champion)
         waits = LabelWaits(state.policy.label_wait_s, state.policy.label_delay_s or 0.0)
-        rows = (self._held_out, epoch_microseconds(state.evidence_since), waits)
+        rows = (self._held_out, epoch_microseconds(state.evidence_since), waits, state.policy.disparity)
         arguments = (state.id, state.initial_challengers, self._task, state.policy.metric, *rows)
         try:
             evidence: dict[str, RolloutEvidence] = await within(

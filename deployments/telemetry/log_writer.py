@@ -37,6 +37,7 @@ from deployments.analysis.paired_predictions import UNKNOWN_DELAY, LabelWaits
 from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Assignment, HeldOut
 from deployments.telemetry.lost_rows import LostRows
 from deployments.telemetry.prediction_log import from_ipc, to_ipc
+from features.disparity import DisparityLimit
 
 COMMIT_EVERY_S = 2.0
 MAX_KNOWN_BATCHES = 100_000
@@ -126,6 +127,7 @@ class LogWriter:
         held_out: HeldOut = NOTHING_HELD_OUT,
         since_us: int = 0,
         waits: LabelWaits = UNKNOWN_DELAY,
+        limits: tuple[DisparityLimit, ...] = (),
     ) -> dict[str, RolloutEvidence]:
         """Return the current evidence on each challenger of a rollout.
 
@@ -137,6 +139,7 @@ class LogWriter:
             held_out: The champion's figures on held-out rows.
             since_us: Rows from before are set aside, microseconds since the epoch.
             waits: How long rows wait for their labels.
+            limits: Limits of differences between groups.
 
         Returns:
             Evidence by challenger version.
@@ -147,7 +150,7 @@ class LogWriter:
             async with self._committing():
                 # What got no clear answer may be in the tables already.
                 await self._append_commits()
-                new = EvidenceCollector(rollout, challengers, since_us, waits)
+                new = EvidenceCollector(rollout, challengers, since_us, waits, limits)
                 collector = await in_thread(_READ_S, "the log", self._rebuild_evidence, new, task)
                 for batch in self._pending:
                     _add_batch(collector, batch)
@@ -284,7 +287,9 @@ class LogWriter:
 
     def _rebuild_evidence(self, collector: EvidenceCollector, task: Task) -> EvidenceCollector:
         labels = self._read("labels", ("id", "label", "received"))
-        rows = self._read("predictions", evidence_columns(task), where=("rollout", collector.rollout))
+        rows = self._read(
+            "predictions", evidence_columns(task, collector.group_columns), where=("rollout", collector.rollout)
+        )
         history = self._read("predictions", ("id", "at", "rollout")) if labels is not None else None
         if rows is not None and labels is not None and history is not None:
             collector.add_log(rows, labels)
@@ -300,8 +305,10 @@ class LogWriter:
         name = self._names[kind]
         if not self._tables.exists(name):
             return None
-        present = self._tables.columns(name)
-        return self._tables.read(name, columns=[column for column in columns if column in present], where=where)
+        present = self._tables.columns(name, nested=True)
+        rows = self._tables.read(name, columns=[column for column in columns if column in present], where=where)
+        # Some of the features are not a feature frame: they become columns of their own.
+        return rows.flatten()
 
     def _committed_batches(self) -> dict[str, CommitFuture | None]:
         """Ids of the batches in the tables; the oldest beyond the bound are left out."""

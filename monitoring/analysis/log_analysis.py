@@ -5,6 +5,7 @@
     labels         drift of the labels
     estimate       performance without labels, window by window, next to the observed one once labels have arrived
     quality        the labeled loss of each window and segment, with bounds that hold at every analysis
+    fairness       rates of groups, whose differences have limits
 
 It takes values and returns a value; a Ray task runs it (rayloop/stages/log_analysis_task.py), never a request.
 """
@@ -21,6 +22,7 @@ from pydantic import Field
 from cluster.errors import DataError
 from cluster.values import AlarmKind, Frozen, Task, stored_name
 from features.definitions import Column
+from monitoring.analysis.group_disparity import GroupDisparity, measure_disparities
 from monitoring.analysis.multivariate_drift import MultivariateDrift, measure_multivariate_drift
 from monitoring.analysis.segment_drift import ReferenceRows, evaluate_labels, evaluate_segments, segment_values
 from monitoring.analysis.window_estimate import NewestEstimate, estimate_newest
@@ -99,7 +101,7 @@ class Finding(Frozen):
     reason: str
     features: dict[str, float] = Field(default_factory=dict)
     name: str = ""
-    """Distinguishes findings of one kind: the segment."""
+    """Distinguishes findings of one kind: the segment, or the limit of a disparity."""
 
 
 class LabelCandidate(Frozen):
@@ -124,6 +126,8 @@ class AnalysisResult(Frozen):
     findings: tuple[Finding, ...] = ()
     gains: tuple[WindowGain, ...] = ()
     """Of a retrained version: losses of each window, against the version that it replaced."""
+    disparities: tuple[GroupDisparity, ...] = ()
+    """Rates of groups, for each limit."""
     faults: tuple[str, ...] = ()
     """Parts that could not be analyzed, and why."""
 
@@ -173,6 +177,7 @@ def analyze(
         labels=evaluate_labels(past, run, task, request.policy),
         quality=quality,
         label_candidates=_label_candidates(request, windows[-1][1], estimator),
+        disparities=measure_disparities(windows, task, request.policy, request.settings),
         faults=tuple(faults),
     )
     findings = (*_findings(result), *_estimate_findings(request, newest, len(windows[-1][1])))
@@ -278,6 +283,26 @@ def _findings(result: AnalysisResult) -> Iterator[Finding]:
     for quality in result.quality:
         if quality.worse and quality.limits is not None and quality.reference:
             yield _quality_finding(quality, quality.limits, quality.reference)
+    for disparity in result.disparities:
+        if disparity.exceeded:
+            yield _fairness_finding(disparity, result.window)
+
+
+def _fairness_finding(disparity: GroupDisparity, window: float) -> Finding:
+    sides = ", ".join(
+        f"{group} {disparity.groups[group].value:.3g} of {disparity.groups[group].rows:,} rows"
+        for group in disparity.extremes
+    )
+    return Finding(
+        kind="fairness",
+        window=window,
+        name=disparity.name,
+        reason=(
+            f"{format_span(disparity.since, window)}: the {disparity.name} differs by {disparity.difference:.3g}, at "
+            f"least {disparity.low:.3g} with confidence, where {disparity.limit:.3g} is allowed: {sides}"
+        ),
+        features={disparity.name: disparity.low / disparity.limit},
+    )
 
 
 def _quality_finding(quality: WindowQuality, bounds: LossBounds, reference: float) -> Finding:

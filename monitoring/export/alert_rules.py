@@ -56,6 +56,12 @@ RULES = (
         runbook="monitoring/#what-each-alarm-means",
     ),
     AlertRule(
+        name="RayloopDisparity",
+        expr="max by (model, version, limit) (ray_rayloop_disparity_exceeded) == 1",
+        summary="{{ $labels.model }} v{{ $labels.version }}: the {{ $labels.limit }} differs by more than allowed",
+        runbook="monitoring/#what-each-alarm-means",
+    ),
+    AlertRule(
         name="RayloopMonitorStandsStill",
         # By model: a restarted actor or another version is a separate series. Only if there were requests three days
         # ago: a new model has not had time for a second window.

@@ -78,6 +78,15 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             "Estimated and observed",
             {"{{method}} {{metric}}": "ray_rayloop_estimated{$m}", "observed {{metric}}": "ray_rayloop_observed{$m}"},
         ),
+        Panel(
+            "Differences between groups",
+            {
+                "{{limit}}": "ray_rayloop_disparity{$m}",
+                "at least {{limit}}": "ray_rayloop_disparity_low{$m}",
+                "allowed {{limit}}": "ray_rayloop_disparity_allowed{$m}",
+            },
+            description="The bound holds at every analysis; above what is allowed it is an alarm.",
+        ),
         Panel("Labels that have arrived", {"{{model}}": 'ray_rayloop_label_share{segment="",$m}'}, unit="percentunit"),
     ),
     "Serving": (

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from monitoring.analysis.group_disparity import GroupDisparity
 from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import ColumnResult, WindowResult
 from monitoring.drift_policy import WEIGHTS, DriftPolicy
@@ -14,6 +15,7 @@ from monitoring.export.cost import ResourcePrices, UsageTotals, total_cost
 _WINDOW = ("model", "version")
 _COLUMN = (*_WINDOW, "column")
 _SEGMENT = (*_WINDOW, "segment")
+_LIMIT = (*_WINDOW, "limit")
 
 _COLUMNS: dict[str, tuple[str, Callable[[ColumnResult], float]]] = {
     "rayloop_drift_ratio": ("Distance from the reference divided by its threshold; 1 is too far", lambda c: c.ratio),
@@ -33,6 +35,12 @@ _LOSSES: dict[str, tuple[str, Callable[[WindowQuality], float | None]]] = {
     ),
     "rayloop_label_share": ("Share of the window's rows whose labels have arrived", lambda q: q.labeled.share),
 }
+_DISPARITIES: dict[str, tuple[str, Callable[[GroupDisparity], float]]] = {
+    "rayloop_disparity": ("Largest difference of a rate between groups", lambda d: d.difference),
+    "rayloop_disparity_low": ("Its lower bound, valid at every analysis", lambda d: d.low),
+    "rayloop_disparity_allowed": ("The largest difference that is allowed", lambda d: d.limit),
+    "rayloop_disparity_exceeded": ("1 while it exceeds its limit with confidence", lambda d: float(d.exceeded)),
+}
 USAGE_GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "rayloop_replicas": ("Replicas that reported lately", ("model",)),
     "rayloop_cost": ("Cost of reserved CPUs, GPUs and memory so far, by declared tag", ("model", "tag", "value")),
@@ -46,6 +54,7 @@ GAUGES: dict[str, tuple[str, tuple[str, ...]]] = {
     "rayloop_drift_window_start_seconds": ("Event time at which the newest closed window starts", _WINDOW),
     "rayloop_drift_drifting": ("1 from an alarm until traffic has been quiet for long enough", _WINDOW),
     **{name: (description, _SEGMENT) for name, (description, _) in _LOSSES.items()},
+    **{name: (description, _LIMIT) for name, (description, _) in _DISPARITIES.items()},
     "rayloop_look_auc": (
         "AUC of a classifier that separates live rows from training rows; 0.5 is no difference",
         _WINDOW,
@@ -84,9 +93,11 @@ def version_metrics(model: str, version: str) -> Iterator[MetricValue]:
 
 
 def policy_metrics(model: str, version: str, policy: DriftPolicy) -> Iterator[MetricValue]:
-    """Metrics of a policy: how its false alarms are divided."""
+    """Metrics of a policy: how its false alarms are divided, and limits that nothing has exceeded yet."""
     for kind in WEIGHTS:
         yield MetricValue("rayloop_false_alarms_expected", (model, version, kind), policy.monthly(kind))
+    for limit in policy.log_analysis.disparity if policy.log_analysis else ():
+        yield MetricValue("rayloop_disparity_exceeded", (model, version, limit.name), 0.0)
 
 
 def window_metrics(model: str, result: WindowResult, drifting: bool) -> Iterator[MetricValue]:
@@ -109,6 +120,9 @@ def analysis_metrics(model: str, result: AnalysisResult) -> Iterator[MetricValue
         yield MetricValue("rayloop_segment_ratio", (*at, name), _largest_ratio(segment))
     if result.labels is not None:
         yield MetricValue("rayloop_label_drift_ratio", at, _largest_ratio(result.labels))
+    for disparity in result.disparities:
+        for metric, (_, show) in _DISPARITIES.items():
+            yield MetricValue(metric, (*at, disparity.name), show(disparity))
     newest = {q.segment: q for q in result.quality if q.labeled.n}
     for name, quality in newest.items():
         for metric, (_, read) in _LOSSES.items():

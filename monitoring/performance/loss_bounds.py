@@ -5,6 +5,7 @@ sooner or later. Both kinds here are confidence sequences, valid for all numbers
 
 rates (0 or 1)  exact: the beta-binomial mixture, {p : B(s + a, n - s + b) / B(a, b) < p^s (1 - p)^(n - s) / alpha}
                 (Robbins, "Statistical methods related to the law of the iterated logarithm", 1970; by Ville)
+differences     exact: the product of two such mixtures, each a martingale at its own rate
 losses          asymptotic, two-sided (cluster/confidence_sequences.py), from MIN_LABELS on
 
 What they are compared with is uncertain as well: the mean of held-out rows, and how much windows differ. Both are in
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import betaln, stdtrit
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import betaln, stdtrit, xlog1py, xlogy
 
 from cluster.confidence_sequences import half_width
 from cluster.values import Frozen
@@ -122,13 +124,61 @@ def ordinary_loss(windows: Sequence[LabeledLoss], alpha: float) -> float:
     return mean + float(stdtrit(freedom, 1.0 - alpha)) * math.sqrt(variance)
 
 
+class RateCount(NamedTuple):
+    """Rows and hits of a rate."""
+
+    rows: int
+    hits: int
+
+    @property
+    def value(self) -> float:
+        """Share of hits; 0 without rows."""
+        return self.hits / self.rows if self.rows else 0.0
+
+    def log_martingale(self, p: float) -> float:
+        """Log of the beta-binomial mixture over the likelihood of ``p``: the rows' evidence against this rate."""
+        misses = self.rows - self.hits
+        return float(betaln(self.hits + 1.0, misses + 1.0) - xlogy(self.hits, p) - xlog1py(misses, -p))
+
+
+def log_e_difference(higher: RateCount, lower: RateCount, most: float) -> float:
+    """Evidence that one rate exceeds another by more than ``most``: the log of an e-value, valid at every look.
+
+    The least product of both mixtures over all rates that differ by at most ``most``. At the true rates the product is
+    a martingale, whatever the order in which the rows of the two come (Ville).
+
+    Args:
+        higher: Rows with the higher rate, if there is a difference.
+        lower: The other rows.
+        most: The difference that is allowed, in [0, 1].
+    """
+    # Mixtures are convex in the rate, with the minimum at the observed one: the least product is between these.
+    least, largest = lower.value, higher.value - most
+    if largest <= least:
+        return 0.0
+
+    def evidence(p: float) -> float:
+        return higher.log_martingale(p + most) + lower.log_martingale(p)
+
+    return float(minimize_scalar(evidence, bounds=(least, largest), method="bounded").fun)
+
+
+def least_difference(higher: RateCount, lower: RateCount, alpha: float) -> float:
+    """Lower bound of the difference of two rates, which covers it at all times with probability 1 - alpha."""
+    enough = -math.log(alpha)
+    if log_e_difference(higher, lower, 0.0) < enough:
+        return 0.0
+    return float(
+        brentq(lambda most: log_e_difference(higher, lower, most) - enough, 0.0, higher.value - lower.value, xtol=1e-6)
+    )
+
+
 def _bound_rate(n: int, hits: int, alpha: float) -> LossBounds:
-    log_mixture = betaln(hits + 1.0, n - hits + 1.0)
+    count = RateCount(n, hits)
 
     def beyond(p: float) -> float:
         """Below 0 while ``p`` is possible."""
-        log_p = (hits * math.log(p) if hits else 0.0) + ((n - hits) * math.log1p(-p) if hits < n else 0.0)
-        return float(log_mixture - log_p + math.log(alpha))
+        return count.log_martingale(p) + math.log(alpha)
 
     middle, tiny = min(max(hits / n, 1e-12), 1 - 1e-12), 1e-15
     low = brentq(beyond, tiny, middle) if hits and beyond(tiny) > 0 else 0.0

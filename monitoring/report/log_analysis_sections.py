@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from cluster.web.page import empty_note, join, plot, section, table, tag
+from monitoring.analysis.group_disparity import GroupDisparity
 from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.detection.detector import WindowResult, format_day
 from monitoring.report import plots
@@ -44,6 +45,27 @@ def traffic_section(report: MonitoringReport) -> str:
     )
     faults = dict.fromkeys(fault for result in report.analyses[-3:] for fault in result.faults)
     return section("Drift in logged rows", caption, body + join(empty_note(fault) for fault in faults))
+
+
+def fairness_section(report: MonitoringReport) -> str:
+    """Rates of the groups whose differences have limits; nothing where none has."""
+    if not report.analyses or not report.analyses[-1].disparities:
+        return ""
+    caption = (
+        "Rates of each group in the windows that show a difference most surely. The bound holds at every analysis: a "
+        "limit is exceeded when the largest difference is at least that, with confidence."
+    )
+    rows = [row for disparity in report.analyses[-1].disparities for row in _group_rows(disparity)]
+    headings = ("limit", "since", "group", "rows", "rate", "difference", "")
+    return section("Differences between groups", caption, table(headings, rows))
+
+
+def _group_rows(disparity: GroupDisparity) -> Iterable[Sequence[str]]:
+    allowed = f"{disparity.name}, {disparity.limit:.3g} allowed"
+    shown = f"{disparity.difference:.3g}, at least {disparity.low:.3g}"
+    for name, group in disparity.groups.items():
+        mark = tag("tag alarm", "exceeded") if disparity.exceeded and name in disparity.extremes else ""
+        yield (allowed, format_day(disparity.since), name, f"{group.rows:,}", f"{group.value:.3g}", shown, mark)
 
 
 def quality_cost(window: float, version: str, qualities: Sequence[WindowQuality]) -> str:

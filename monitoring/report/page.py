@@ -10,7 +10,12 @@ from cluster.values import Alarm, Decision
 from cluster.web.page import bar, empty_note, fact_boxes, figure, join, plot, render_page, section, table, tag
 from monitoring.detection.detector import WindowResult, format_day
 from monitoring.report import plots
-from monitoring.report.log_analysis_sections import performance_section, quality_cost, traffic_section
+from monitoring.report.log_analysis_sections import (
+    fairness_section,
+    performance_section,
+    quality_cost,
+    traffic_section,
+)
 from monitoring.report.schema import AlarmOutcome, MetricHistory, MonitoringReport
 
 _SECONDS = "%d %b %H:%M:%S"
@@ -38,6 +43,7 @@ def render_report(report: MonitoringReport) -> str:
         _calibration(report),
         _drift(report),
         performance_section(report),
+        fairness_section(report),
         traffic_section(report),
         _rollouts(report),
         _events(report),

@@ -99,6 +99,7 @@ def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str
         multivariate = analysis["multivariate"]
         auc = f", AUC against training {multivariate['separation']['auc']:.2f}" if multivariate else ""
         yield f"  analyzed {analysis['rows']:,} rows{auc}: {', '.join(kinds) or 'no findings'}"
+        yield from _describe_disparities(analysis["disparities"])
     if (estimate := status["estimate"]) is not None:
         yield f"  estimated without labels: {_describe_estimate(estimate)}"
     yield from _describe_retraining(ScheduleStatus.model_validate(status["retraining"]))
@@ -107,6 +108,17 @@ def describe_monitor(settings: Settings, status: dict[str, Any]) -> Iterator[str
     if requests := status["used"]["requests"]:
         tags = ", ".join(f"{name} {value}" for name, value in status["tags"].items())
         yield f"  cost: {status['cost']:.4g} for {requests:,} requests" + (f" ({tags})" if tags else "")
+
+
+def _describe_disparities(disparities: list[dict[str, Any]]) -> Iterator[str]:
+    if not disparities:
+        return
+    # It imports scipy.optimize, which only a project with such limits should pay for.
+    from monitoring.analysis.group_disparity import GroupDisparity
+
+    for disparity in map(GroupDisparity.model_validate, disparities):
+        figures = f"at least {disparity.low:.3g} with confidence, {disparity.limit:.3g} allowed"
+        yield f"  {disparity.name}: groups differ by {disparity.difference:.3g} ({figures})"
 
 
 def _describe_retraining(status: ScheduleStatus) -> Iterator[str]:

@@ -28,6 +28,7 @@ from monitoring.runtime.facts_reader import RetrainHandlers
 from monitoring.runtime.monitor_actor import start_monitor
 from rayloop.context import ProjectContext
 from rayloop.label_delay import describe_path, drift_policy, find_label_delay, rollout_policy
+from rayloop.live_limits import compare_limits, live_limits, watch_limits
 from rayloop.retraining.loop_facts import LoopFactsTask
 from rayloop.stages.alarm_jobs import retrain_job, rollback_job, shipped_package, triggered_job
 from rayloop.stages.log_analysis_task import LogAnalysisTask
@@ -139,7 +140,7 @@ def serving_options(context: ProjectContext) -> ServingOptions:
 def monitor_version(context: ProjectContext, version: ModelVersion) -> None:
     """Give the drift monitor a version's reference profile."""
     reference = (context.registry.fetch(version) / PROFILE_FILE).read_bytes()
-    policy = drift_policy(context, find_label_delay(context))
+    policy = watch_limits(drift_policy(context, find_label_delay(context)), live_limits(context))
     get_result(_monitor(context).watch.remote(version.version, reference, policy, dict(context.project.tags)))
 
 
@@ -169,7 +170,7 @@ def start_rollout(context: ProjectContext, challengers: Sequence[ModelVersion]) 
     """Start a rollout of one or several challengers. Raises RolloutError when the controller refuses it."""
     store_code(context, *challengers)
     delay = find_label_delay(context)
-    policy = rollout_policy(context.project, delay)
+    policy = compare_limits(rollout_policy(context.project, delay), live_limits(context))
     context.progress(f"path of the rollout: {describe_path(policy, delay)}")
     actor = connect_controller(context.project.name, context.settings)
     return get_result(actor.start.remote(challengers, policy, serving_options(context)))

@@ -37,7 +37,6 @@ from monitoring.samples.logged_rows import LoggedRows
 from rayloop.retraining.retrain_gains import with_gains
 from trainers.scoring.python_scorer import score_bundle
 
-LEAST_PER_WINDOW = 1_000
 _FLUSH_S = 60.0
 # A label may arrive before its row is answered, but not a day earlier.
 _EARLY_S = 86_400.0
@@ -87,7 +86,7 @@ def answered_rows(tables: Tables, task: Task, request: AnalysisRequest) -> pa.Ta
     """Sample the answered rows of each window, as they were logged."""
     table, width = predictions_table(request.model), request.policy.window_s
     output = "probabilities" if task.kind == "multiclass" else "score"
-    share = max(LEAST_PER_WINDOW, request.settings.rows // len(request.windows))
+    share = request.settings.rows_per_window(len(request.windows))
     samples: dict[float, BottomKSample] = {}
     span = (AS_OF, request.windows[0], request.until)
     columns = [ID, "key", "version", AS_OF, "at", output, "features"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,7 @@ from rayloop.stages.untrained_version import (
 )
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
+from trainers.evaluation.quality_gate import GatePolicy
 from trainers.export.compression import check_steps
 from trainers.export.explainer_export import export_explainer
 from trainers.loop.checkpointer import Checkpointer
@@ -237,7 +239,7 @@ def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> s
         "model": recipe.spec.name,
         "parameters": _flat(recipe),
         "shuffled": recipe.shuffle_labels,
-        "gate": project.gate.model_dump(mode="json"),
+        "gate": _gate_key(project.gate),
         "code": context.code_version,
         **frame.weak_key,
     }
@@ -247,6 +249,13 @@ def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> s
     if recipe.spec.is_python:
         body |= {"python": python_record(context).model_dump(mode="json", exclude={"schema_version"})}
     return json_fingerprint(body, default=str)
+
+
+def _gate_key(gate: GatePolicy) -> dict[str, Any]:
+    """The gate as it determines a version: what is watched in live traffic changes none."""
+    key = gate.model_dump(mode="json")
+    del key["fairness"]["live"]
+    return key
 
 
 def _flat(recipe: Recipe) -> dict[str, str | int | float | bool]:

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from cluster.errors import ProjectError
 from cluster.values import Frozen
+from features.disparity import MISSING
 
 NO_BIN = -1
-MISSING = "missing"
 MAX_VALUES = 100
 
 

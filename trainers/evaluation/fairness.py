@@ -7,7 +7,7 @@ of the differences between true and between false positive rates. The project de
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from pydantic import Field
 
 from cluster.row_losses import DECISION_THRESHOLD
 from cluster.values import Check, Frozen, Task
+from features.disparity import DisparityLimit, Rate, group_names
 from trainers.evaluation import check_builders
-from trainers.evaluation.binning import MISSING, gate_column
+from trainers.evaluation.binning import gate_column
 
 
 class FairnessPolicy(Frozen):
@@ -35,6 +36,29 @@ class FairnessPolicy(Frozen):
     """Largest difference of true or false positive rates; binary tasks only."""
     max_error_difference: float | None = Field(default=None, ge=0)
     """Largest difference of the error rate; of a regression, of the mean absolute error in label deviations."""
+    live: bool = False
+    """Whether the limits hold for live traffic, too: the monitor raises the alarm "fairness", and rollouts compare the
+    challenger's differences with the champion's. Columns must be categories."""
+
+    def live_limits(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[DisparityLimit, ...]:
+        """The limits of live traffic, of columns with several groups.
+
+        Args:
+            groups: Groups of each column.
+        """
+        limits: dict[Rate, float | None] = {
+            "positive": self.max_parity_difference,
+            "true_positive": self.max_odds_difference,
+            "false_positive": self.max_odds_difference,
+            "error": self.max_error_difference,
+        }
+        settings: dict[str, Any] = {"threshold": self.threshold, "min_rows": self.min_rows}
+        return tuple(
+            DisparityLimit(column=column, rate=rate, max_difference=limit, groups=groups[column], **settings)
+            for column in self.groups
+            for rate, limit in limits.items()
+            if self.live and limit is not None and len(groups[column]) > 1
+        )
 
 
 class GroupComparison(Frozen):
@@ -87,8 +111,7 @@ def check(policy: FairnessPolicy, comparisons: tuple[GroupComparison, ...]) -> I
 
 
 def _groups(table: pa.Table, name: str) -> np.ndarray:
-    groups = gate_column(table, name, "fairness group column").cast(pa.string()).fill_null(MISSING)
-    return np.asarray(groups.to_numpy(), dtype=object)
+    return group_names(gate_column(table, name, "fairness group column"))
 
 
 def _compare(

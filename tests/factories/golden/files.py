@@ -27,7 +27,7 @@ import pyarrow as pa
 import pytest
 
 DATA = Path(__file__).parents[2] / "unit/golden/data"
-FORMAT = 7
+FORMAT = 8
 """Of what today's code stores: the folder of new files below ``DATA / "stored"``."""
 
 _UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))

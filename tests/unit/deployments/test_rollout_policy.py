@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from cluster.errors import RolloutError
 from deployments.freeze_windows import FreezeWindow
 from deployments.rollout_policy import RolloutPolicy, Test, Webhook
+from features.disparity import DisparityLimit
 from tests.factories.errors import raises
 
 
@@ -77,17 +78,20 @@ def test_loss_may_abort_from_fifty_rows_at_the_earliest() -> None:
     assert RolloutPolicy(alpha_parts="equal").sharpest_n == 200
 
 
-TESTS: tuple[Test, ...] = ("quality", "early_quality", "error_rate", "error_ratio", "latency", "split")
+TESTS: tuple[Test, ...] = ("quality", "early_quality", "error_rate", "error_ratio", "latency", "split", "disparity")
+LIMIT = DisparityLimit(column="sex", rate="positive", max_difference=0.1, groups=("f", "m"))
 
 
 @pytest.mark.parametrize(
     ("changes", "parts"),
     [
-        ({}, (0.025, 0.005, 0.005, 0.005, 0.005, 0.005)),
-        ({"error_margin": None, "latency_quantile": None}, (0.03125, 0.00625, 0.00625, 0.0, 0.0, 0.00625)),
-        ({"metric": "accuracy"}, (0.25 / 9, 0.0, 0.05 / 9, 0.05 / 9, 0.05 / 9, 0.05 / 9)),
-        ({"alpha_parts": "equal"}, (0.01, 0.0, 0.01, 0.01, 0.01, 0.01)),
-        ({"alpha_parts": "equal", "error_margin": None}, (0.0125, 0.0, 0.0125, 0.0, 0.0125, 0.0125)),
+        ({}, (0.025, 0.005, 0.005, 0.005, 0.005, 0.005, 0.0)),
+        ({"error_margin": None, "latency_quantile": None}, (0.03125, 0.00625, 0.00625, 0.0, 0.0, 0.00625, 0.0)),
+        ({"metric": "accuracy"}, (0.25 / 9, 0.0, 0.05 / 9, 0.05 / 9, 0.05 / 9, 0.05 / 9, 0.0)),
+        # The part of the split, which is a check of the evidence.
+        ({"disparity": (LIMIT,)}, (0.025, 0.005, 0.005, 0.005, 0.005, 0.0, 0.005)),
+        ({"alpha_parts": "equal"}, (0.01, 0.0, 0.01, 0.01, 0.01, 0.01, 0.0)),
+        ({"alpha_parts": "equal", "error_margin": None}, (0.0125, 0.0, 0.0125, 0.0, 0.0125, 0.0125, 0.0)),
     ],
 )
 def test_test_alpha_spends_alpha_on_the_tests_in_use(changes: dict[str, Any], parts: tuple[float, ...]) -> None:

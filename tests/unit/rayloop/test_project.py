@@ -142,6 +142,23 @@ def test_project_with_metrics_of_another_task_is_refused() -> None:
         dataclasses.replace(project, task=task, gate=fairness)
 
 
+def test_project_with_live_fairness_that_its_log_cannot_show_is_refused() -> None:
+    project = load_project(locate_project("examples/flights/project.py"))
+    live = FairnessPolicy(groups=("origin",), max_error_difference=0.1, live=True)
+
+    def gate(**changes: object) -> GatePolicy:
+        return GatePolicy(fairness=live.model_copy(update=changes))
+
+    assert dataclasses.replace(project, gate=gate()).gate.fairness.live
+    with raises(ProjectError, "project.fairness_not_logged", columns=["distance"]):
+        dataclasses.replace(project, gate=gate(groups=("origin", "distance")))
+    for changes in ({"groups": ()}, {"max_error_difference": None}, {"max_parity_difference": 0.0}):
+        with raises(ProjectError, "project.fairness_without_limit"):
+            dataclasses.replace(project, gate=gate(**changes))
+    with raises(ProjectError, "project.fairness_of_regression"):
+        dataclasses.replace(project, gate=gate(), task=Task(kind="regression", label="delay"))
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -12,6 +12,7 @@ from cluster.errors import RolloutError
 from cluster.row_losses import Metric, row_loss
 from cluster.values import Task
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
+from deployments.analysis.group_decisions import GroupCounts, GroupDecisions
 from deployments.analysis.latency_histogram import LatencyHistogram
 from deployments.analysis.mean_bounds import mean_bounds
 from deployments.analysis.paired_moments import Moments, PairedMoments
@@ -19,6 +20,7 @@ from deployments.analysis.quality_test import compare_quality
 from deployments.analysis.sequential_tests import log_e_above, log_e_below
 from deployments.analysis.verdict import Verdict, judge
 from deployments.rollout_policy import RolloutPolicy
+from features.disparity import DisparityLimit
 from tests.factories.deployments.tasks import BINARY, MULTICLASS
 from tests.factories.errors import raises
 
@@ -333,3 +335,24 @@ def test_judge_counts_copies_toward_the_minimum_and_for_errors(copies: int, unan
     verdict = judge(RolloutEvidence(by_share={0.05: one}), 0.05, 0.0, policy)
     assert (verdict.kind, verdict.figures["step_requests"]) == (kind, 10 + copies - unanswered)
     assert (verdict.figures["copies"], verdict.figures["copies_unanswered"]) == (copies, unanswered)
+
+
+def test_challenger_that_treats_groups_differently_is_aborted_and_one_without_evidence_held() -> None:
+    limit = DisparityLimit(column="sex", rate="positive", max_difference=0.1, groups=("f", "m"))
+    policy = POLICY.model_copy(update={"disparity": (limit,)})
+    costs = simulate_costs(np.random.default_rng(1), 1_000, 0.0, "loss")
+    equal = evidence(PairedMoments.from_losses(costs[0], costs[0]), 1_000)
+
+    def judge_groups(counts: dict[str, GroupCounts]) -> Verdict:
+        step = equal.by_share[0.5].model_copy(update={"groups": GroupDecisions(by_limit={limit.name: counts})})
+        return judge(RolloutEvidence(by_share={0.5: step}), 0.5, 0.0, policy)
+
+    same = GroupCounts(rows=1_000, champion=300, challenger=300, both=300)
+    more = GroupCounts(rows=1_000, champion=300, challenger=600, both=300)
+    assert judge(equal, 0.5, 0.0, POLICY).kind == "advance"
+    held = judge_groups({"f": same})
+    assert (held.kind, "positive rate by sex" in held.reason) == ("hold", True)
+    assert judge_groups({"f": same, "m": same}).kind == "advance"
+    aborted = judge_groups({"f": same, "m": more})
+    assert (aborted.kind, aborted.compared) == ("abort", True)
+    assert aborted.figures["challenger positive rate by sex"] == pytest.approx(0.3)

@@ -19,7 +19,9 @@ from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.protocol.feedback import parse_feedback
 from deployments.telemetry import log_writer
 from deployments.telemetry.log_writer import LogWriter
-from deployments.telemetry.prediction_log import label_rows, to_ipc
+from deployments.telemetry.prediction_log import label_rows, prediction_rows, to_ipc
+from features.disparity import DisparityLimit
+from tests.factories.deployments.predictions import copied_batch, feature_rows, prediction_batch
 from tests.factories.errors import raises
 from tests.factories.golden import samples
 
@@ -103,6 +105,54 @@ def test_evidence_after_a_lost_answer_counts_labels_once(settings: Settings, mon
 
     asyncio.run(run())
     assert added == [2]
+
+
+def test_groups_are_counted_alike_from_new_rows_and_from_the_tables(settings: Settings) -> None:
+    limits = tuple(
+        DisparityLimit(column="carrier", rate=rate, max_difference=0.1, groups=("AA", "UA"))
+        for rate in ("positive", "true_positive")
+    )
+    carriers = pa.array(["AA", None])
+    frame = feature_rows(2).append_column("carrier", carriers)
+    batches = [
+        prediction_batch("a", 0.2, 0.7, rows=2, frame=frame),
+        copied_batch("b", "scored", 0.3, rows=2, frame=frame),
+        copied_batch(
+            "c", "scored", 0.9, rows=2, frame=feature_rows(2).append_column("carrier", pa.array(["UA", "UA"]))
+        ),
+    ]
+
+    async def evidence(writer: Any) -> Any:
+        waits = log_writer.UNKNOWN_DELAY
+        found = await writer.evidence(
+            "r", ("2",), samples.BINARY, "loss", log_writer.NOTHING_HELD_OUT, 0, waits, limits
+        )
+        return found["2"].total.groups
+
+    async def run() -> None:
+        writer = await start(settings)
+        await evidence(writer)
+        sent = [asyncio.ensure_future(writer.append("labels", "r:1", labels("r:1", "a/0", "c/0")))]
+        rows = to_ipc(prediction_rows(batches, "r:2"))
+        sent.append(asyncio.ensure_future(writer.append("predictions", "r:2", rows)))
+        await asyncio.sleep(0.01)
+        await writer.flush()
+        await asyncio.gather(*sent)
+        groups = await evidence(writer)
+        positive, true_positive = (groups.of(limit.name) for limit in limits)
+        assert {name: (c.rows, c.champion, c.challenger) for name, c in positive.items()} == {
+            "AA": (2, 1, 1), "UA": (2, 2, 2),
+        }  # fmt: skip
+        assert {name: (c.rows, c.champion, c.challenger) for name, c in true_positive.items()} == {
+            "AA": (1, 0, 1), "UA": (1, 1, 1),
+        }  # fmt: skip
+        assert positive["UA"].key_pairs == 2
+        again = await start(settings)
+        assert await evidence(again) == groups
+        # Rows of the tables have no feature frame, so they are not scored again.
+        assert await again.take_sample("r") == b""
+
+    asyncio.run(run())
 
 
 def test_refused_batch_costs_no_other(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

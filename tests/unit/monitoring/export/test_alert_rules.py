@@ -58,6 +58,12 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
         {**V, "segment": "shop = a"},
     ),
     (
+        "RayloopDisparity",
+        {series("ray_rayloop_disparity_exceeded", **V, limit="positive rate by sex"): "0 1"},
+        "1m",
+        {**V, "limit": "positive rate by sex"},
+    ),
+    (
         "RayloopMonitorStandsStill",
         {
             series("ray_rayloop_drift_window_start_seconds", **V): "5+0x6000",

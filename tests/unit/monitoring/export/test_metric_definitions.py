@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from features.disparity import DisparityLimit
+from monitoring.analysis.group_disparity import GroupDisparity
+from monitoring.analysis.log_analysis import AnalysisResult
 from monitoring.detection.detector import ColumnResult, WindowResult
-from monitoring.drift_policy import DriftPolicy
+from monitoring.drift_policy import DriftPolicy, LogAnalysisPolicy
 from monitoring.export.cost import ResourcePrices, UsageTotals
 from monitoring.export.metric_definitions import (
     GAUGES,
     MetricValue,
+    analysis_metrics,
     policy_metrics,
     usage_metrics,
     version_metrics,
     window_metrics,
 )
+from monitoring.performance.loss_bounds import RateCount
 from monitoring.statistics.distances import Distances
 
 
@@ -27,7 +32,23 @@ def test_policy_gives_the_false_alarms_of_each_kind() -> None:
     policy = DriftPolicy(false_alarms=1.0, window_s=3600.0, weights={"labels": 0.0})
     values = {labels: round(value, 9) for _, labels, value in policy_metrics("m", "2", policy)}
     parts = {"drift": 0.5, "quality": 0.25, "segment": 0.0, "multivariate": 0.125, "labels": 0.0, "estimate": 0.125}
-    assert values == {("m", "2", kind): part for kind, part in parts.items()}
+    assert values == {("m", "2", kind): part for kind, part in (parts | {"fairness": 0.0}).items()}
+
+
+def test_limits_start_unexceeded_and_follow_the_analysis() -> None:
+    limit = DisparityLimit(column="sex", rate="positive", max_difference=0.125, groups=("f", "m"))
+    policy = DriftPolicy(log_analysis=LogAnalysisPolicy(disparity=(limit,)))
+    labels = ("m", "2", "positive rate by sex")
+    assert MetricValue("rayloop_disparity_exceeded", labels, 0.0) in list(policy_metrics("m", "2", policy))
+    groups = {"f": RateCount(8, 6), "m": RateCount(4, 1)}
+    disparity = GroupDisparity(name=limit.name, limit=0.125, since=0.0, groups=groups, low=0.25)
+    result = AnalysisResult(version="2", window=60.0, since=0.0, rows=12, disparities=(disparity,))
+    assert list(analysis_metrics("m", result)) == [
+        MetricValue("rayloop_disparity", labels, 0.5),
+        MetricValue("rayloop_disparity_low", labels, 0.25),
+        MetricValue("rayloop_disparity_allowed", labels, 0.125),
+        MetricValue("rayloop_disparity_exceeded", labels, 1.0),
+    ]
 
 
 def test_window_gives_its_values_and_those_of_each_column() -> None:

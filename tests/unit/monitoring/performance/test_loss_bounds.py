@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from monitoring.performance.loss_bounds import MIN_LABELS, MIN_WINDOWS, LabeledLoss, bound_loss, is_worse, ordinary_loss
+from monitoring.performance.loss_bounds import (
+    MIN_LABELS,
+    MIN_WINDOWS,
+    LabeledLoss,
+    RateCount,
+    bound_loss,
+    is_worse,
+    least_difference,
+    log_e_difference,
+    ordinary_loss,
+)
 
 ALPHA = 0.1
 
@@ -46,6 +56,41 @@ def test_bounds_of_a_rate_are_the_roots_of_the_mixture():
         assert 1 / mixture == pytest.approx(1 / 0.05, rel=1e-6)
     assert bound_loss(LabeledLoss.from_losses(np.zeros(50)), 0.05).low == 0
     assert bound_loss(LabeledLoss.from_losses(np.ones(50)), 0.05).high == 1
+
+
+def test_evidence_of_a_difference_is_the_least_product_of_the_mixtures():
+    higher, lower = RateCount(60, 45), RateCount(40, 8)
+    grid = np.linspace(1e-6, 1 - 1e-6, 2_001)
+    mixtures = [-stats.beta(count.hits + 1, count.rows - count.hits + 1).logpdf(grid) for count in (higher, lower)]
+    pairs = mixtures[0][:, None] + mixtures[1][None, :]
+    allowed = pairs[np.subtract.outer(grid, grid) <= 0.25]
+    assert log_e_difference(higher, lower, 0.25) == pytest.approx(allowed.min(), abs=1e-3)
+    low = least_difference(higher, lower, 0.05)
+    assert log_e_difference(higher, lower, low) == pytest.approx(-np.log(0.05), abs=1e-3)
+    assert 0.1 < low < 0.55
+
+
+@pytest.mark.parametrize("counts", [((9, 9), (9, 0)), ((1, 1), (1, 0)), ((5, 2), (5, 2)), ((5, 0), (5, 3))])
+def test_difference_of_extreme_or_equal_rates_has_a_bound(counts):
+    higher, lower = (RateCount(*count) for count in counts)
+    low = least_difference(higher, lower, 0.05)
+    assert 0 <= low <= max(0.0, higher.value - lower.value)
+    assert (low > 0) is (counts[0] == (9, 9))
+
+
+@pytest.mark.long
+def test_bound_of_a_difference_holds_at_every_look():
+    """Two rates of which one is small, their rows coming in turn, at the most difference that the null allows."""
+    missed, runs, difference = 0, 300, 0.1
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        higher, lower = ((rng.random(500) < p).cumsum() for p in (0.02 + difference, 0.02))
+        looks = (
+            log_e_difference(RateCount(n, higher[n - 1]), RateCount(n, lower[n - 1]), difference)
+            for n in range(10, 501, 10)
+        )
+        missed += any(log_e >= -np.log(ALPHA) for log_e in looks)
+    assert missed <= stats.binom.ppf(1 - 1e-4, runs, ALPHA)
 
 
 def test_is_worse_needs_evidence_and_has_it_at_a_known_label():

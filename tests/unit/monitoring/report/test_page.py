@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from cluster.values import Alarm, Decision
+from monitoring.analysis.group_disparity import GroupDisparity
 from monitoring.analysis.log_analysis import AnalysisResult, WindowQuality
 from monitoring.analysis.multivariate_drift import MultivariateDrift
 from monitoring.detection.detector import DriftDetector, WindowResult, evaluate_run
 from monitoring.drift_policy import DAY_S, DriftPolicy
 from monitoring.export.cost import UsageTotals
-from monitoring.performance.loss_bounds import LabeledLoss, bound_loss
+from monitoring.performance.loss_bounds import LabeledLoss, RateCount, bound_loss
 from monitoring.report.log_analysis_sections import quality_cost
 from monitoring.report.page import render_report
 from monitoring.report.schema import (
@@ -38,6 +39,7 @@ SECTIONS = (
     "Calibration",
     "Drift",
     "Performance by window",
+    "Differences between groups",
     "Drift in logged rows",
     "Rollouts",
     "Events in order",
@@ -47,6 +49,16 @@ SECTIONS = (
     "Time by stage",
 )
 NASTY = '<script>alert("x")</script> & "co"'
+DISPARITY = GroupDisparity(
+    name=f"positive rate by {NASTY}",
+    limit=0.1,
+    since=100 * DAY_S,
+    groups={
+        NASTY: RateCount(1_200, 900),
+        "m": RateCount(900, 450),
+    },
+    low=0.15,
+)
 
 
 def decisions(*actions: str) -> tuple[Decision, ...]:
@@ -109,6 +121,7 @@ def analyses(results: tuple[WindowResult, ...]) -> tuple[AnalysisResult, ...]:
             rows=300,
             multivariate=multivariate if i > 3 else None,
             segments={f"shop = {NASTY}": result},
+            disparities=(DISPARITY,),
             faults=(f"not {NASTY}",),
         )
         for i, result in enumerate(results)
@@ -172,7 +185,7 @@ def test_report_has_a_plot_or_table_in_every_section(page):
     for title in SECTIONS:
         assert f"<h2>{title}</h2>" in page
     assert page.count("<svg") == 6
-    assert page.count("<table") == 10
+    assert page.count("<table") == 11
 
 
 def test_report_loads_nothing(page):
@@ -228,9 +241,10 @@ def test_quality_cost_compares_labels_with_held_out_rows():
 
 def test_empty_report_says_so_in_every_section():
     page = render_report(MonitoringReport(model="new", made_at=0.0))
-    for title in SECTIONS:
-        assert f"<h2>{title}</h2>" in page
-    assert page.count('class="none"') == len(SECTIONS)
+    # Only a project with limits has a section about groups.
+    titles = [title for title in SECTIONS if title != "Differences between groups"]
+    assert [title for title in SECTIONS if f"<h2>{title}</h2>" in page] == titles
+    assert page.count('class="none"') == len(titles)
     assert "<svg" not in page
 
 

@@ -15,7 +15,10 @@ from deployments.label_delay import follow_label_delay
 from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.state_machine import apply_command, begin
 from deployments.rollout_policy import DAY_S, RolloutPolicy
+from monitoring.analysis.group_disparity import GroupDisparity
+from monitoring.analysis.log_analysis import AnalysisResult
 from monitoring.performance.estimate_intervals import MetricInterval, WindowEstimate
+from monitoring.performance.loss_bounds import RateCount
 from monitoring.retraining.retrain_scheduler import ScheduleStatus
 from rayloop.cli.status import describe_monitor, describe_rollout, recent_alarms
 from tests.factories.rayloop.rollouts import rollout_status
@@ -27,7 +30,10 @@ def entry(action: str, outcome: str, reason: str, failed: bool = False, level: f
 
 
 def monitor(
-    *alarms: dict[str, Any], window: dict[str, Any] | None = None, estimate: WindowEstimate | None = None
+    *alarms: dict[str, Any],
+    window: dict[str, Any] | None = None,
+    estimate: WindowEstimate | None = None,
+    analysis: AnalysisResult | None = None,
 ) -> list[str]:
     status = {
         "drifting": False,
@@ -35,7 +41,7 @@ def monitor(
         "last_window": window,
         "alarms": list(alarms),
         "false_alarms": {"drift": 0.4, "quality": 0.2},
-        "last_look": None,
+        "last_look": analysis.model_dump(mode="json", by_alias=True) if analysis else None,
         "estimate": estimate.model_dump() if estimate else None,
         "retraining": ScheduleStatus(
             model="m",
@@ -103,6 +109,17 @@ def test_estimate_has_its_interval_or_the_reason_of_its_refusal() -> None:
     refused = WindowEstimate(code="data.too_few_windows", reason="2 windows")
     assert "  estimated without labels: refused (data.too_few_windows): 2 windows" in monitor(estimate=refused)
     assert not any("estimated" in line for line in monitor())
+
+
+def test_differences_between_groups_are_shown_with_their_bound_and_limit() -> None:
+    groups = {"f": RateCount(8, 6), "m": RateCount(4, 1)}
+    disparity = GroupDisparity(name="positive rate by sex", limit=0.1, since=0.0, groups=groups, low=0.25)
+    analysis = AnalysisResult(version="1", window=0.0, since=0.0, rows=12, disparities=(disparity,))
+    line = "  positive rate by sex: groups differ by 0.5 (at least 0.25 with confidence, 0.1 allowed)"
+    assert line in monitor(analysis=analysis)
+    assert not any(
+        "groups differ" in line for line in monitor(analysis=analysis.model_copy(update={"disparities": ()}))
+    )
 
 
 def lines(status: RolloutStatus) -> list[str]:

@@ -18,6 +18,7 @@ from cluster.values import Decision, ModelVersion, Snapshot
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout_policy import RolloutPolicy
 from deployments.telemetry.prediction_log import PredictionBatch, prediction_rows
+from features.disparity import DisparityLimit
 from features.manifest import Manifest
 from features.split import TEST, TRAIN
 from monitoring.analysis.log_analysis import AnalysisRequest
@@ -38,14 +39,15 @@ POLICY = DriftPolicy(
 FIRST, PER_DAY = 20_000, 300
 
 
-def frame(rng: np.random.Generator, first: int, days: int, *, shift: float = 0.0) -> pa.Table:
+def frame(rng: np.random.Generator, first: int, days: int, *, shift: float = 0.0, shift_of_aa: float = 0.0) -> pa.Table:
     n = days * PER_DAY
     when = np.repeat((first + np.arange(days)) * DAY_S, PER_DAY) + rng.uniform(0, DAY_S - 1, n)
     moments = pa.array((when * 1e6).astype(np.int64)).cast(pa.timestamp("us", "UTC"))
+    distance, carrier = rng.normal(shift, 1, n), rng.choice(["AA", "UA"], n)
     return pa.table(
         {
-            "distance": rng.normal(shift, 1, n),
-            "carrier": rng.choice(["AA", "UA"], n),
+            "distance": distance + shift_of_aa * (carrier == "AA"),
+            "carrier": carrier,
             "departs": moments,
             "hour": (when // 3600 % 24).astype(float),
             "as_of": moments,
@@ -74,8 +76,8 @@ class World:
         Manifest.load(folder).model_copy(update={"snapshot": snapshot}).save(folder)
         self.version: ModelVersion = register(Registry(self.settings), MODEL, folder)
 
-    def answer(self, first: int, days: int, *, version: str = "1", shift: float = 0.0, at_us: int = 0) -> list[str]:
-        rows = frame(self.rng, first, days, shift=shift)
+    def answer(self, first: int, days: int, *, version: str = "1", at_us: int = 0, **shifts: float) -> list[str]:
+        rows = frame(self.rng, first, days, **shifts)
         scores = 1 / (1 + np.exp(-2 * rows["distance"].to_numpy()))
         names = [f"{version}-{first}-{i}" for i in range(rows.num_rows)]
         batch = PredictionBatch(
@@ -148,6 +150,22 @@ def test_live_rows_are_those_of_the_windows_and_version_with_newest_labels(world
     assert sorted(live.ids) == sorted(ids)
     assert (np.nansum(live.labels), np.isfinite(live.labels).sum()) == (20, 50)
     assert set(live.frame.column_names) >= {"distance", "carrier", "hour"}
+
+
+def test_difference_between_groups_of_a_logged_column_is_found(world):
+    world.answer(FIRST + 50, 2)
+    world.answer(FIRST + 52, 2, shift_of_aa=1.0)
+    limit = DisparityLimit(column="carrier", rate="positive", max_difference=0.1, groups=("AA", "UA"))
+    policy = POLICY.model_copy(update={"log_analysis": LogAnalysisPolicy(disparity=(limit,))})
+    days = [FIRST + day for day in range(50, 54)]
+    analyses = [
+        LogAnalysisTask(world.settings)(world.analysis_request(*those).model_copy(update={"policy": policy}))
+        for those in (days[:2], days)
+    ]
+    assert [[f.name for f in each.findings if f.kind == "fairness"] for each in analyses] == [[], [limit.name]]
+    (disparity,) = analyses[1].disparities
+    assert disparity.since == days[2] * DAY_S
+    assert disparity.extremes == ("AA", "UA")
 
 
 def test_sample_of_the_same_log_is_the_same(world):

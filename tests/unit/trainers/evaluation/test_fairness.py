@@ -74,6 +74,21 @@ def test_measure_without_large_group_has_no_difference() -> None:
     assert (comparison.by_group, comparison.error_difference) == ({}, None)
 
 
+def test_live_limits_are_those_that_are_declared() -> None:
+    declared = {"max_odds_difference": 0.2, "max_error_difference": 0.3, "threshold": 0.7}
+    groups = {"sex": ("f", "m")}
+    assert POLICY.model_copy(update=declared).live_limits(groups) == ()
+    live = POLICY.model_copy(update={"live": True, **declared})
+    limits = live.live_limits(groups)
+    assert [(limit.rate, limit.max_difference) for limit in limits] == [
+        ("true_positive", 0.2), ("false_positive", 0.2), ("error", 0.3),
+    ]  # fmt: skip
+    assert {(limit.column, limit.groups, limit.threshold, limit.min_rows) for limit in limits} == {
+        ("sex", ("f", "m"), 0.7, 4)
+    }
+    assert live.live_limits({"sex": ("f",)}) == ()
+
+
 def test_measure_unknown_column_raises() -> None:
     with raises(ProjectError, "project.unknown_gate_column", column="age"):
         fairness.measure(FairnessPolicy(groups=("age",)), TASKS["binary"], TABLE, SCORES, LABELS)
