@@ -96,11 +96,8 @@ class AlarmResponder:
     def respond(self, policy: DriftPolicy, alarm: Alarm) -> None:
         """Journal the alarm, then act on it as the policy says and its limits allow."""
         self._count("alarms")
-        configured_action = policy.action_on(alarm.kind)
-        action: Action = configured_action if configured_action in self._handlers else "notify"
-        suppressed = "" if action == "notify" else suppression_reason(policy, self.actions, action, alarm.window)
-        if action == "retrain" and not suppressed:
-            suppressed = self._withhold()
+        action = self._configured_action(policy, alarm)
+        suppressed = self._suppression(policy, action, alarm.window)
         if action != "notify" and not suppressed:
             self.actions = record_action(policy, self.actions, action, alarm.window)
         entry = AlarmEntry(
@@ -113,6 +110,28 @@ class AlarmResponder:
         self.journal = [*self.journal, entry][-MAX_ENTRIES:]
         self._save()
         self._send(policy, self._finish(entry))
+
+    def act_on_held(self, policy: DriftPolicy, version: str, window: float) -> None:
+        """Take the action that a version's newest drift alarm was refused, if it may be taken now: drift goes on.
+
+        Args:
+            policy: Action and limits.
+            version: The version that drifts.
+            window: Start of the window that shows it, seconds since the epoch.
+        """
+        drift = [entry for entry in self.journal if entry.alarm.kind == "drift" and entry.alarm.version == version]
+        if not drift or drift[-1].action != "held":
+            return
+        alarm = drift[-1].alarm
+        action = self._configured_action(policy, alarm)
+        if action == "notify" or self._suppression(policy, action, window):
+            return
+        self.actions = record_action(policy, self.actions, action, window)
+        # The receivers know of the alarm.
+        entry = AlarmEntry(at=time.time(), alarm=alarm, action=action)
+        self.journal = [*self.journal, entry][-MAX_ENTRIES:]
+        self._save()
+        self._finish(entry)
 
     def notify_quiet(self, policy: DriftPolicy, model: str, version: str, window: float) -> None:
         """Notify the receivers that traffic has been quiet for long enough to end the alarm."""
@@ -140,6 +159,17 @@ class AlarmResponder:
                     self.journal[i] = entry.model_copy(update={"notices": {**entry.notices, target.url: outcome}})
         if deliveries:
             self._save()
+
+    def _configured_action(self, policy: DriftPolicy, alarm: Alarm) -> Action:
+        action = policy.action_on(alarm.kind)
+        return action if action in self._handlers else "notify"
+
+    def _suppression(self, policy: DriftPolicy, action: Action, window: float) -> str:
+        """Why an action must not start now; "" when it may."""
+        if action == "notify":
+            return ""
+        suppressed = suppression_reason(policy, self.actions, action, window)
+        return suppressed or (self._withhold() if action == "retrain" else "")
 
     def _finish(self, entry: AlarmEntry) -> AlarmEntry:
         """Run the action that the journal has in progress. The journal is on disk before and after."""

@@ -256,6 +256,8 @@ class DriftMonitor:
             self._show(metrics.window_metrics(self.model, result, self._tracker.drifting))
             if alarm is not None:
                 self._responder.respond(self.policy, alarm)
+            elif self._tracker.drifting and result.drifted:
+                self._responder.act_on_held(self.policy, result.version, start)
             if ended_episode:
                 self._responder.notify_quiet(self.policy, self.model, result.version, start)
             self._save()

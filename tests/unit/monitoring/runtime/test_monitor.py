@@ -147,6 +147,25 @@ def test_notify_and_cool_down_do_not_act(store):
     assert len(act.alarms) == 1
 
 
+def test_action_that_was_held_is_taken_once_it_may_while_drift_goes_on(store):
+    act = Recorder()
+    watching = monitor(store, act, POLICY.model_copy(update={"release": 1, "cooldown_s": 5 * DAY_S}))
+    send(watching, moved(2, first=100) | quiet(2, first=102) | moved(2, first=104))
+    assert [entry.action for entry in watching.journal()] == ["retrain", "held"]
+    send(watching, moved(3, first=106))
+    assert [entry.action for entry in watching.journal()] == ["retrain", "held", "retrain"]
+    assert watching.journal()[1].alarm == watching.journal()[2].alarm == act.alarms[1]
+    send(watching, moved(3, first=109))
+    assert len(act.alarms) == 2
+
+
+def test_held_action_is_not_taken_after_drift_has_ended(store):
+    act = Recorder()
+    watching = monitor(store, act, POLICY.model_copy(update={"release": 1, "cooldown_s": 5 * DAY_S}))
+    send(watching, moved(2, first=100) | quiet(2, first=102) | moved(1, first=104) | quiet(5, first=105))
+    assert [entry.action for entry in watching.journal()] == ["retrain", "held"]
+
+
 def test_promotion_restarts_with_the_new_reference(store):
     watching = monitor(store)
     send(watching, moved(2, first=100))
