@@ -31,7 +31,7 @@ from features.split import TEST, TRAIN, TimeSplit
 from features.types import AS_OF, INSTANT, LABEL, LABEL_KNOWN_AT
 from trainers import metrics
 from trainers.evaluation.bootstrap import Interval, confidence_intervals
-from trainers.evaluation.lightgbm_baseline import PARAMETERS, baseline_scores
+from trainers.evaluation.lightgbm_baseline import PARAMETERS, fit_baseline
 
 SEEDS, FEW_SEEDS = 12, 2
 CUSTOMERS, FRESH_ROWS = 2_000, 50_000
@@ -129,7 +129,7 @@ def _figures(train: pl.DataFrame, test: pl.DataFrame, fresh: pl.DataFrame, seed:
     tables = [_table(part) for part in (train, test, fresh)]
     encoder = Encoder.fit(_COLUMNS, tables[0], _MIN_CATEGORY_ROWS)
     both = pa.concat_tables(tables[1:])
-    scores = baseline_scores(TASK, encoder, tables[0], both, parameters={**PARAMETERS, "rounds": TREES})
+    scores = fit_baseline(TASK, encoder, tables[0], parameters={**PARAMETERS, "rounds": TREES}).score(both)
     labels = both[LABEL].to_numpy()
     held_out = confidence_intervals(
         TASK, scores[: len(test)], labels[: len(test)], alpha=_ALPHA, resamples=_RESAMPLES, seed=seed

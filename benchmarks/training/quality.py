@@ -25,7 +25,7 @@ from features.types import LABEL
 from trainers import metrics
 from trainers.config import ModelSpec, TrainConfig
 from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader
-from trainers.evaluation.lightgbm_baseline import baseline_scores
+from trainers.evaluation.lightgbm_baseline import fit_baseline
 from trainers.input_spec import InputSpec
 from trainers.loop import train_loop
 from trainers.loop.process_group import ProcessGroup
@@ -73,7 +73,7 @@ def _flights(case: TrainingCase) -> Row:
     parts = {name: case.part(name) for name in ("train", "validation", "test")}
     scores = _fitted(FLIGHTS, FLIGHTS_CONFIG, case.task, case.encoder, parts)
     labels = parts["test"][LABEL].to_numpy()
-    trees = baseline_scores(case.task, case.encoder, parts["train"], parts["test"], validation=parts["validation"])
+    trees = fit_baseline(case.task, case.encoder, parts["train"], parts["validation"]).score(parts["test"])
     ours, theirs = (metrics.evaluate(case.task, predictions, labels)["auc"] for predictions in (scores, trees))
     note = f"{FLIGHTS.name} {FLIGHTS.parameters}, {FLIGHTS_CONFIG.epochs} epochs; early-stopped trees, same features"
     return row("quality: flights, AUC of the test rows", "AUC", ours, LIGHTGBM, theirs, _ABOVE, note)

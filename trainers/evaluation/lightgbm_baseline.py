@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -42,40 +42,47 @@ def evaluate_baseline(
     Returns:
         ``metrics`` on ``test``, and the same by month as ``months``.
     """
-    scores = baseline_scores(task, encoder, train, test, validation=validation, columns=columns)
+    scores = fit_baseline(task, encoder, train, validation, columns=columns).score(test)
     labels = label_array(test[LABEL])
     months = metrics_by_time(task, scores, labels, test[AS_OF])
     return {"metrics": metrics.evaluate(task, scores, labels), "months": months}
 
 
-def baseline_scores(
+class FittedBaseline(NamedTuple):
+    """The fitted baseline."""
+
+    encoder: Encoder
+    """Of the columns that it uses."""
+    model: TreeModel
+
+    def score(self, rows: pa.Table) -> np.ndarray:
+        """Scores of rows (cluster.values.Task)."""
+        return self.model.score(self.encoder.encode(rows))
+
+
+def fit_baseline(
     task: Task,
     encoder: Encoder,
     train: pa.Table,
-    test: pa.Table,
-    *,
     validation: pa.Table | None = None,
+    *,
     columns: Sequence[str] | None = None,
     parameters: Mapping[str, Parameter] = PARAMETERS,
-) -> np.ndarray:
-    """Fit gradient-boosted trees and score rows with them.
+) -> FittedBaseline:
+    """Fit gradient-boosted trees.
 
     Args:
         task: The task.
         encoder: The encoder of the feature set.
         train: Rows to fit on.
-        test: Rows to score.
         validation: Rows that decide the number of rounds; None trains all ``rounds``.
         columns: Features to use; None uses all.
         parameters: Parameters of the trees.
-
-    Returns:
-        Scores of ``test`` (cluster.values.Task).
     """
     chosen = encoder if columns is None else select_columns(encoder, columns)
     rows, held_out = _rows(chosen, train), _rows(chosen, train.slice(0, 1) if validation is None else validation)
     inputs = InputSpec.fit(chosen, task, {"numbers": rows.numbers, "codes": rows.codes}, rows.labels, rows.weights)
-    spec, arrays = ModelSpec(build="lightgbm", parameters=dict(parameters)), chosen.encode(test)
+    spec = ModelSpec(build="lightgbm", parameters=dict(parameters))
     seen = {"numbers": held_out.numbers, "codes": held_out.codes}
     boosting = Boosting(spec, TrainConfig(workers=1), task, inputs, rows, seen)
     stopping = EarlyStopping(metrics.primary_metric(task), PATIENCE)
@@ -84,7 +91,8 @@ def baseline_scores(
         if validation is not None:
             value = metrics.prepare(task, stopping.metric.name, boosting.validation_scores(), held_out.labels)(None)
             stopping.offer(value, boosting.rounds)
-    return TreeModel(spec, task, inputs, boosting.state(stopping.best_rounds or boosting.rounds)).score(arrays)
+    state = boosting.state(stopping.best_rounds or boosting.rounds)
+    return FittedBaseline(chosen, TreeModel(spec, task, inputs, state))
 
 
 def select_columns(encoder: Encoder, columns: Sequence[str]) -> Encoder:

@@ -22,7 +22,7 @@ from trainers.data.encoding_task import EncodeRows, label_array
 from trainers.evaluation import assessment
 from trainers.evaluation.assessment import CandidateEvidence, ScoredSplit
 from trainers.evaluation.fairness import FairnessPolicy
-from trainers.evaluation.lightgbm_baseline import baseline_scores
+from trainers.evaluation.lightgbm_baseline import fit_baseline
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.evaluation.robustness import RobustnessPolicy
 from trainers.evaluation.slices import SlicePolicy
@@ -99,7 +99,7 @@ def test_gate_assesses_multilabel() -> None:
 def test_baseline_fits_each_label() -> None:
     table = frame("multilabel")
     encoder, test = Encoder.fit(COLUMNS, part(table, "train")), frame("multilabel", rows=400, seed=5)
-    scores = baseline_scores(TASK, encoder, part(table, "train"), test, parameters={"rounds": 30})
+    scores = fit_baseline(TASK, encoder, part(table, "train"), parameters={"rounds": 30}).score(test)
     assert scores.shape == (400, 2)
     assert metrics.evaluate(TASK, scores, label_array(test["label"]))["auc"] > 0.8
 

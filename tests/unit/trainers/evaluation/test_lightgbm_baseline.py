@@ -9,7 +9,7 @@ from cluster.values import TaskKind
 from features.encoder import Encoder
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from trainers import metrics
-from trainers.evaluation.lightgbm_baseline import PARAMETERS, baseline_scores, select_columns
+from trainers.evaluation.lightgbm_baseline import PARAMETERS, fit_baseline, select_columns
 
 
 @pytest.mark.parametrize(
@@ -20,12 +20,12 @@ def test_baseline_scores_learn_any_task_and_less_from_fewer_columns(kind: TaskKi
     train, test = part(table, "train"), part(table, "validation")
     encoder, few = Encoder.fit(COLUMNS, train), {**PARAMETERS, "rounds": 60}
     labels = test["label"].to_numpy()
-    full = baseline_scores(TASKS[kind], encoder, train, test, parameters=few)
-    less = baseline_scores(TASKS[kind], encoder, train, test, parameters=few, columns=["heavy", "color"])
+    full = fit_baseline(TASKS[kind], encoder, train, parameters=few).score(test)
+    less = fit_baseline(TASKS[kind], encoder, train, parameters=few, columns=["heavy", "color"]).score(test)
     value = metrics.evaluate(TASKS[kind], full, labels)[metric]
     assert value > bound
     assert metrics.evaluate(TASKS[kind], less, labels)[metric] < value
-    assert np.array_equal(full, baseline_scores(TASKS[kind], encoder, train, test, parameters=few))
+    assert np.array_equal(full, fit_baseline(TASKS[kind], encoder, train, parameters=few).score(test))
 
 
 def test_baseline_with_validation_rows_stops_before_it_overfits() -> None:
@@ -35,7 +35,7 @@ def test_baseline_with_validation_rows_stops_before_it_overfits() -> None:
     stopped, all_rounds = (
         metrics.evaluate(
             TASKS["binary"],
-            baseline_scores(TASKS["binary"], encoder, train, test, validation=rows, parameters=eager),
+            fit_baseline(TASKS["binary"], encoder, train, rows, parameters=eager).score(test),
             labels,
         )["log_loss"]
         for rows in (validation, None)
