@@ -28,6 +28,7 @@ class AlertRule(Frozen):
 
 
 _PLATFORM = "operations/#alerts-of-the-platform"
+_RETRAINING = "retraining/#what-starts-and-what-does-not"
 _IN_FLIGHT = "ray_rayloop_requests_under_way"
 _GPUS = "ray_node_gpus_available"
 _DOOR = 'up{job="door"}'
@@ -77,6 +78,20 @@ RULES = (
         expr=_increase_expr("ray_rayloop_drift_failures_total", "30m"),
         duration="15m",
         summary="The monitor of {{ $labels.model }} fails: see analyses, actions, notifications and the registry",
+    ),
+    AlertRule(
+        name="RayloopRetrainFails",
+        expr=_increase_expr("ray_rayloop_retrains_failed_total", "1d"),
+        summary="A retraining of {{ $labels.model }} failed: the champion stays",
+        runbook=_RETRAINING,
+    ),
+    AlertRule(
+        name="RayloopRetrainMissed",
+        expr=_increase_expr("ray_rayloop_retrains_missed_total", "1d")
+        + " or "
+        + _increase_expr("ray_rayloop_retrains_withheld_total", "1d"),
+        summary="A retraining of {{ $labels.model }} was due and did not start",
+        runbook=_RETRAINING,
     ),
     AlertRule(
         name="RayloopProfilesRejected",

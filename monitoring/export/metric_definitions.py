@@ -75,6 +75,9 @@ COUNTERS = {
     "looks": ("rayloop_drift_looks", "Analyses of logged rows"),
     "rejected": ("rayloop_drift_rejected_profiles", "Live profiles that were rejected"),
     "failures": ("rayloop_drift_failures", "Failures that the monitor recovered from"),
+    "missed": ("rayloop_retrains_missed", "Retrainings of schedules that did not start in time, a pause aside"),
+    "withheld": ("rayloop_retrains_withheld", "Retrainings that were due and beyond the budget"),
+    "failed": ("rayloop_retrains_failed", "Retrainings that failed, or whose candidate failed the gate"),
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from cluster.values import Frozen
@@ -34,6 +34,9 @@ class FactsReader(Protocol):
     def poll(self) -> LoopFacts | str | None:
         """The facts, or why there are none; None while they are read, or when no reading was started."""
 
+
+FAILED = "failed"
+"""How the outcome of a run that failed begins."""
 
 Submit = Callable[[RetrainEntry], str]
 """Submits the job of a run and returns its id. After a crash it may be called again for the same entry."""
@@ -136,7 +139,7 @@ class RetrainScheduler:
 
     def record_alarm(self, entry: AlarmEntry) -> None:
         """Record the retraining that an alarm started: it counts against the budget, and the other triggers wait."""
-        outcome = f"failed: {entry.outcome}" if entry.failed else ""
+        outcome = f"{FAILED}: {entry.outcome}" if entry.failed else ""
         job = "" if entry.failed else entry.outcome
         if job and any(run.job == job for run in self.state.journal):
             return
@@ -200,6 +203,8 @@ class RetrainScheduler:
         before = self.state
         self.state, entry = decide(self.policy, before, facts, self._clock())
         if self.state != before:
+            for event in _unheard(before, self.state):
+                self._count(event)
             self._save()
         if entry is not None:
             self._start(entry)
@@ -212,8 +217,19 @@ class RetrainScheduler:
             started = entry.model_copy(update={"job": self._submit(entry)})
         except Exception as error:
             # The cluster may refuse anything; monitoring continues, and the journal has the error.
-            started = entry.model_copy(update={"outcome": f"failed: {type(error).__name__}: {error}"})
+            started = entry.model_copy(update={"outcome": f"{FAILED}: {type(error).__name__}: {error}"})
             self._count("failures", started.outcome)
         journal = tuple(started if each == entry else each for each in self.state.journal)
         self.state = self.state.model_copy(update={"journal": journal})
         self._save()
+
+
+def _unheard(before: RetrainState, after: RetrainState) -> Iterator[str]:
+    """Counters of what went wrong between two states. What a pause skips is what somebody wanted."""
+    ended = {entry.at: entry for entry in before.journal if entry.in_progress}
+    for entry in after.journal:
+        if entry.event in ("missed", "withheld"):
+            if entry not in before.journal and before.paused is None:
+                yield entry.event
+        elif entry.at in ended and entry.outcome.startswith(FAILED):
+            yield "failed"

@@ -108,6 +108,10 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     # The first failure, from which on there is a counter.
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "25m", M),
     ("RayloopMonitorFails", {series("ray_rayloop_drift_failures_total", **M): "_x5 1+0x60"}, "45m", None),
+    ("RayloopRetrainFails", {series("ray_rayloop_retrains_failed_total", **M): "_x5 1+0x3000"}, "20m", M),
+    ("RayloopRetrainFails", {series("ray_rayloop_retrains_failed_total", **M): "0 0 1 1+0x3000"}, "1500m", None),
+    ("RayloopRetrainMissed", {series("ray_rayloop_retrains_missed_total", **M): "_x5 1+0x3000"}, "20m", M),
+    ("RayloopRetrainMissed", {series("ray_rayloop_retrains_withheld_total", **M): "0 0 1 1+0x3000"}, "20m", M),
     ("RayloopProfilesRejected", {series("ray_rayloop_drift_rejected_profiles_total", **M): "0+2x60"}, "40m", M),
     (
         "RayloopServerErrors",

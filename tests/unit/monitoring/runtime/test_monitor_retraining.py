@@ -77,6 +77,12 @@ def scheduled(loop: Loop, *on: Cron | OnLabels, **policy: int) -> DriftMonitor:
     return monitor
 
 
+def counted(monitor: DriftMonitor) -> tuple[int, ...]:
+    """Retrainings that were missed, that the budget withheld, and that failed."""
+    counters = monitor.status()["counters"]
+    return tuple(counters.get(event, 0) for event in ("missed", "withheld", "failed"))
+
+
 def send_drift(monitor: DriftMonitor, first: int) -> None:
     windows = streams.windows(first, 3, 300, first=first, shift=2.0)
     for start, profile in windows.items():
@@ -95,6 +101,7 @@ def test_trigger_submits_a_job_and_follows_it(loop: Loop) -> None:
     assert (status.last.outcome, status.last.minutes) == ("failed: the gate", 3.0)
     (trigger,) = status.triggers
     assert (trigger.next, trigger.last) == ("2026-03-16 03:00 UTC", status.last)
+    assert counted(monitor) == (0, 0, 1)
 
 
 def test_triggers_continue_after_a_kill_and_catch_up(loop: Loop) -> None:
@@ -103,7 +110,18 @@ def test_triggers_continue_after_a_kill_and_catch_up(loop: Loop) -> None:
     after = loop.monitor()
     loop.look(after)
     assert [entry.event for entry in after.schedule_status().journal] == ["run"]
+    assert counted(after) == (0, 0, 0)
     assert "catching up with 3 runs" in after.schedule_status().journal[0].reason
+
+
+def test_missed_run_counts_once(loop: Loop) -> None:
+    scheduled(loop, NIGHTLY.model_copy(update={"missed": "skip"}))
+    loop.now += 3 * DAY_S
+    after = loop.monitor()
+    loop.look(after)
+    loop.look(after, 60)
+    assert counted(after) == (1, 0, 0)
+    assert loop.jobs == []
 
 
 def test_run_that_was_about_to_start_at_a_kill_is_submitted_once(loop: Loop) -> None:
@@ -157,6 +175,7 @@ def test_alarms_and_triggers_share_the_budget(loop: Loop) -> None:
     events = [(entry.event, entry.trigger) for entry in monitor.schedule_status().journal]
     assert events == [("run", "alarm"), ("withheld", "10 new labels")]
     assert loop.jobs == ["alarm"]
+    assert counted(monitor) == (0, 1, 0)
 
 
 def test_budget_and_pause_hold_an_alarm(loop: Loop) -> None:
@@ -181,6 +200,7 @@ def test_pause_survives_a_kill_and_names_who_paused_and_resumed(loop: Loop) -> N
         ("resume", "ben", "audit is over"),
     ]
     assert status.paused is None
+    assert counted(after) == (0, 0, 0)
     loop.look(after)
     assert loop.jobs == []
 
