@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.models import explain, imports, label_queue, weak_labels
+from benchmarks.models import explain, imports, label_queue, retraining, weak_labels
 from benchmarks.sections import Section, run_sections
 
 _ABOUT = """\
@@ -14,6 +14,7 @@ SECTIONS: dict[str, Section] = {
     "weak-labels": weak_labels.rows,
     "import": imports.rows,
     "explain": explain.rows,
+    "retraining": retraining.rows,
 }
 
 

@@ -81,6 +81,13 @@ def _copies(measurements: Measurements) -> Iterator[Row]:
             work, unit, measurements.median(NAME, ours), "rayloop's canary without copies",
             measurements.median(NAME, without), target, note,
         ))  # fmt: skip
+    for load, ours, without in (
+        ("full load", m.COPIED_CPU, m.UNCOPIED_CPU), (_OPEN, m.OPEN_COPIED_CPU, m.OPEN_UNCOPIED_CPU),
+    ):  # fmt: skip
+        yield _mark_failed(measurements, ours, row(
+            f"CPU time of all processes, 10 % canary with copies of the other requests: {load}", "ms a request",
+            measurements.median(NAME, ours), "rayloop's canary without copies", measurements.median(NAME, without),
+        ))  # fmt: skip
 
 
 def _reporting(measurements: Measurements) -> Iterator[Row]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from benchmarks.serving import model, samples
@@ -16,6 +17,7 @@ from benchmarks.serving.subjects import Subject, own_settings
 from cluster import connection, local_cluster
 from cluster.actors import get_result
 from cluster.names import CHAMPION
+from cluster.node.session import processes
 from cluster.registry import Registry
 from cluster.values import ModelVersion
 from deployments.rollout.controller import connect_controller
@@ -115,6 +117,15 @@ class ServingCluster:
         update = {"shadow": True, "steps": (SHADOW_SHARE, 1.0)} if shadow else {"copies": copies}
         policy = _POLICY.model_copy(update=update)
         get_result(self._controller().start.remote(self.challenger, policy, options))
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all processes of the cluster so far."""
+        seconds = 0.0
+        for process in processes(self.settings):
+            with suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                seconds += times.user + times.system
+        return seconds
 
     def abort_rollout(self) -> None:
         get_result(self._controller().abort.remote("measured"))

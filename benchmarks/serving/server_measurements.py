@@ -178,18 +178,29 @@ def _shadow(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, me
 
 
 def _copies(rayloop: ServingCluster, subject: Subject, work: ServingWorkload, measurements: Measurements) -> int:
-    """Alternate a canary without and with copies, under both loads."""
-    answered = 0
+    """Alternate a canary without and with copies, under both loads; the first canary of a cluster is not measured."""
     loads = (
-        (closed_plan(subject, _requests(subject, work), 2.0 * work.seconds), (m.UNCOPIED, m.COPIED), m.COPIES),
-        (_open_plan(subject, work), (m.UNCOPIED_P99, m.COPIED_P99), m.OPEN_COPIES),
-    )
+        (
+            closed_plan(subject, _requests(subject, work), 2.0 * work.seconds),
+            (m.UNCOPIED, m.COPIED), (m.UNCOPIED_CPU, m.COPIED_CPU), m.COPIES,
+        ),
+        (
+            _open_plan(subject, work),
+            (m.UNCOPIED_P99, m.COPIED_P99), (m.OPEN_UNCOPIED_CPU, m.OPEN_COPIED_CPU), m.OPEN_COPIES,
+        ),
+    )  # fmt: skip
+    rayloop.start_rollout(copies=1.0)
+    answered = sum(load(plan).total for plan, *_ in loads)
+    rayloop.abort_rollout()
     for copies in (0.0, 1.0, 1.0, 0.0):
         rayloop.start_rollout(copies=copies)
         before = 0
-        for plan, names, counter in loads:
+        for plan, names, cpu_names, counter in loads:
             _wait_until_idle()
+            spent = rayloop.cpu_seconds()
             report, measure = load(plan), names[copies > 0.0]
+            spent = rayloop.cpu_seconds() - spent
+            measurements.add(NAME, cpu_names[copies > 0.0], 1e3 * spent / report.total)
             measurements.add(NAME, measure, report.p99_ms if plan.rate else report.per_second)
             _note_failures(report, subject, measure, measurements)
             answered += report.total
