@@ -37,7 +37,8 @@ project = rl.Project(
     ),
     examples=rl.Examples(source="trips", id="trip", label=pl.col("late"), label_known_at="departs"),
     split=rl.HashSplit(),
-    model=rl.PythonModel(build=Model, files="slope.txt", env_vars={"TRIP_MARKS": "@marks@"}),
+    # A busy machine fails no answer of the champion.
+    model=rl.PythonModel(build=Model, files="slope.txt", env_vars={"TRIP_MARKS": "@marks@"}, timeout_s=20.0),
     train=rl.TrainConfig(),
     gate=rl.GatePolicy(max_alone=None),
     rollout=rl.RolloutPolicy(

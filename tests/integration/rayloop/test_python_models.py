@@ -77,7 +77,7 @@ def test_python_class_is_served_and_its_second_version_dies_without_a_failed_ans
         rows = Tables(cluster).read(f"{NAME}.predictions", columns=["id", "error"]).to_pylist()
         return {row["error"] for row in rows if row["error"] and row["id"].startswith("killed-")}
 
-    until(lambda: any("RayloopError" in error for error in errors()), "the log says that the challenger failed")
+    until(errors, "the log says that the challenger failed")
 
     rayloop(cluster, tmp_path / "trips", "abort", NAME, "--reason", "test")
     until(lambda: not processes(cluster, python_app_name(challenger)), "its process is gone")
