@@ -48,6 +48,7 @@ from deployments.rollout.advance_guards import hold_decision
 from deployments.rollout.approvals import Approvals
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.multi_challenger import decide, judge_all
+from deployments.rollout.probation import LateVerdict
 from deployments.rollout.reconciler import Reconciler
 from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.score_checker import ScoreChecker
@@ -86,6 +87,7 @@ class RolloutController:
         self._turn = asyncio.Lock()
         self._evidence: dict[str, RolloutEvidence] = {}
         self._verdicts: dict[str, Verdict] = {}
+        self._late_verdict: LateVerdict | None = None
         self._options = ServingOptions()
         self._task: Task | None = None
         self._held_out = NOTHING_HELD_OUT
@@ -141,7 +143,7 @@ class RolloutController:
             if self._state is not None and self._state.on_probation:
                 verdict = probation.supersede(self._state, name)
                 await self._record(*probation.apply_late_verdict(self._state, verdict, time.time()))
-            self._evidence, self._verdicts = {}, {}
+            self._evidence, self._verdicts, self._late_verdict = {}, {}, None
             await self._record(state, decision)
             await self._reconcile()
         if self._state is not None and self._state.status == "aborted":
@@ -156,7 +158,12 @@ class RolloutController:
         decisions = await in_thread(STORE_S, "the rollout journal", self._journal.decisions)
         newest = tuple(d for d in decisions if self._state is not None and d.rollout == self._state.id)
         return RolloutStatus(
-            state=self._state, applied=self._applied, evidence=self._evidence, verdicts=self._verdicts, decisions=newest
+            state=self._state,
+            applied=self._applied,
+            evidence=self._evidence,
+            verdicts=self._verdicts,
+            decisions=newest,
+            late_verdict=self._late_verdict if self._state is not None and self._state.on_probation else None,
         )
 
     async def pause(self, reason: str = "by hand", *, rollout: str = "") -> RolloutStatus:
@@ -331,13 +338,22 @@ class RolloutController:
 
     def _export_invalid(self) -> None:
         self._invalid.clear()
-        if self._state is not None and self._state.status == "invalid":
-            self._invalid.set(1.0, {"model": self._model, "check": self._state.check})
+        if check := self._failed_check():
+            self._invalid.set(1.0, {"model": self._model, "check": check})
+
+    def _failed_check(self) -> str:
+        """Name the check that the evidence fails, during the rollout or on probation; empty for none."""
+        if self._state is None:
+            return ""
+        if self._state.on_probation:
+            return self._late_verdict.check if self._late_verdict is not None else ""
+        return self._state.check if self._state.status == "invalid" else ""
 
     async def _look_at_labels(self, state: RolloutState) -> None:
         """Judge a version on probation."""
         await self._refresh_evidence(state, 0.0)
         verdict = probation.judge_probation(state, self._evidence[state.answering_version], time.time())
+        self._late_verdict = verdict
         if verdict.action != "hold":
             await self._record(*probation.apply_late_verdict(state, verdict, time.time()))
             await self._reconcile()

@@ -37,6 +37,8 @@ class LateVerdict(Frozen):
     reason: str
     """A sentence with the figures."""
     figures: dict[str, float] = Field(default_factory=dict)
+    check: str = ""
+    """Check that the evidence of the canary fails, so that labels neither confirm nor roll back; empty for none."""
 
 
 def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) -> LateVerdict:
@@ -69,7 +71,9 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
         reason = f"labels did not decide in {days:.3g} days: {doubt or costs}; v{version} stays"
         return LateVerdict(action="expire", reason=reason, figures=figures)
     reason = f"on probation: {format_due(state)}; {doubt or (costs if paired.n else 'no labeled rows yet')}"
-    return LateVerdict(action="hold", reason=reason, figures=figures)
+    return LateVerdict(
+        action="hold", reason=reason, figures=figures, check=validity.failed.check if validity.failed else ""
+    )
 
 
 def supersede(state: RolloutState, rollout: str) -> LateVerdict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cluster.values import Decision, Frozen
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.verdict import Verdict
+from deployments.rollout.probation import LateVerdict
 from deployments.rollout.state_machine import RolloutState
 
 
@@ -21,6 +22,8 @@ class RolloutStatus(Frozen):
     """Newest verdicts, by challenger version."""
     decisions: tuple[Decision, ...]
     """Journal entries of the newest rollout, oldest first."""
+    late_verdict: LateVerdict | None = None
+    """Newest verdict on a version that is on probation; None before the first, and for other rollouts."""
 
     @property
     def finished(self) -> bool:

@@ -151,7 +151,7 @@ RULES = (
     AlertRule(
         name="RayloopRolloutInvalid",
         expr="max by (model, check) (ray_rayloop_rollout_invalid) == 1",
-        summary="The rollout of {{ $labels.model }} is paused: its evidence fails the check of {{ $labels.check }}",
+        summary="The rollout of {{ $labels.model }} is invalid: its evidence fails the check of {{ $labels.check }}",
         runbook=_PLATFORM,
     ),
     AlertRule(

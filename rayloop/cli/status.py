@@ -16,6 +16,7 @@ from cluster.names import log_writer_actor, monitor_actor, rollout_actor
 from cluster.settings import Settings
 from cluster.times import format_utc
 from deployments.analysis.evidence import ComparisonEvidence
+from deployments.rollout.probation import LateVerdict
 from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.serve_config import connect_config_writer
 from deployments.rollout.serve_details import DeploymentStatus, deployment_statuses
@@ -170,7 +171,7 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
     rest = f" each, {format_versions(state.challengers)}" if several else f": {state.reason}"
     yield f"  rollout {state.id}: {rollout_summary(state)}{rest}"
     if state.policy.path == "health":
-        yield f"    path: {_describe_path(state)}"
+        yield f"    path: {_describe_path(state, status.late_verdict)}"
     if state.status == "running":
         yield f"    {_describe_step(state, now)}"
     if state.status == "invalid":
@@ -191,13 +192,14 @@ def describe_rollout(status: RolloutStatus, now: float) -> Iterator[str]:
             yield f"    {format_versions(decision.challengers)} was dropped: {decision.reason}"
 
 
-def _describe_path(state: RolloutState) -> str:
+def _describe_path(state: RolloutState, late: LateVerdict | None) -> str:
     delay_s = state.policy.label_delay_s
     delay = f", which take {delay_s / DAY_S:.3g} days" if delay_s is not None else ""
     if state.active:
         return f"health decides the steps, and labels{delay}, after the promotion; {format_due(state)}"
-    on_probation = f"; v{state.answering_version} is on probation; {format_due(state)}" if state.on_probation else ""
-    return f"health{on_probation}"
+    if not state.on_probation:
+        return "health"
+    return f"health; v{state.answering_version} is {late.reason if late else f'on probation: {format_due(state)}'}"
 
 
 def _describe_step(state: RolloutState, now: float) -> str:

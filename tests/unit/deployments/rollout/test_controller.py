@@ -18,12 +18,13 @@ from cluster.settings import Settings
 from cluster.values import ModelVersion, MoveMark
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence
 from deployments.analysis.paired_moments import PairedMoments
-from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT
+from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Suspects, ValidityEvidence
 from deployments.label_delay import follow_label_delay
 from deployments.rollout import controller, reconciler
 from deployments.rollout.controller import RolloutController
 from deployments.rollout.journal import RolloutJournal
 from deployments.rollout.reconciler import Reconciler
+from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.state_machine import apply_command, begin, journal_entry
 from deployments.rollout_policy import DAY_S, RolloutPolicy
 from deployments.serve_schema import Halt, ServerConfig, TrafficSplit
@@ -49,6 +50,18 @@ class Actor:
     def __getattr__(self, name: str) -> Any:
         method: Callable[..., Awaitable[Any]] = getattr(self._target, name, None) or forever
         return SimpleNamespace(remote=lambda *args: asyncio.ensure_future(method(*args)))
+
+
+class Gauge:
+    """The gauge of a rollout that is invalid."""
+
+    tags: dict[str, str] | None = None
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self.tags = tags
+
+    def clear(self) -> None:
+        self.tags = None
 
 
 async def forever(*unused: object) -> None:
@@ -279,13 +292,13 @@ def test_controller_that_was_replaced_writes_nothing_and_ends(serve: ConfigWrite
 
 
 class EvidenceOfLabels:
-    """A log writer that says by labels that version 2 is worse, or not."""
+    """A log writer that says by labels that version 2 is worse, or not, and what the checks of its rows say."""
 
-    def __init__(self, harm: float) -> None:
+    def __init__(self, harm: float, validity: ValidityEvidence | None = None) -> None:
         chance = np.random.default_rng(0)
         champion = chance.gamma(2.0, 0.25, 2_000)
         losses = PairedMoments.from_losses(champion, champion * (1.0 + harm) + chance.normal(0.0, 0.05, 2_000))
-        self._evidence = RolloutEvidence(by_share={1.0: ComparisonEvidence(paired=losses)})
+        self._evidence = RolloutEvidence(by_share={1.0: ComparisonEvidence(paired=losses)}, validity=validity)
 
     async def evidence(self, rollout: str, challengers: tuple[str, ...], *unused: object) -> dict[str, RolloutEvidence]:
         return dict.fromkeys(challengers, self._evidence)
@@ -336,6 +349,29 @@ def test_labels_after_a_promotion_on_health_roll_back_or_confirm(
 
     asyncio.run(run())
     assert (serve.config.champion.version, serve.config.split) == (champion, None)
+
+
+def test_canary_that_fails_a_check_is_shown_and_alerted_on_during_the_probation(
+    serve: ConfigWriter, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    misassigned = ValidityEvidence(misassigned=Suspects(rows=9, ids=("order-1",)))
+    gauge = Gauge()
+    monkeypatch.setattr(controller, "PersistentGauge", lambda *_: gauge)
+    monkeypatch.setattr(controller, "connect_log_writer", lambda *_: Actor(EvidenceOfLabels(0.2, misassigned)))
+
+    async def run() -> RolloutStatus:
+        actor = await on_probation(stores, serve)
+        await until(lambda: gauge.tags == {"model": MODEL, "check": "variant"}, "the alert fires")
+        shown: RolloutStatus = await actor.status()
+        await actor.start(version("3"), POLICY)
+        await until(lambda: gauge.tags is None, "the alert ends with the probation")
+        assert (await actor.status()).late_verdict is None
+        return shown
+
+    status = asyncio.run(run())
+    assert [d.action for d in status.decisions] == ["start", "promote"]
+    assert status.late_verdict is not None
+    assert (status.late_verdict.action, status.late_verdict.check) == ("hold", "variant")
 
 
 def test_rollout_that_starts_during_a_probation_supersedes_it(serve: ConfigWriter, stores: Stores) -> None:

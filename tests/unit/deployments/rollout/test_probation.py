@@ -92,6 +92,8 @@ def test_doubt_about_the_canary_decides_nothing() -> None:
     for harm in (0.0, 0.2):
         evidence = labeled(harm, 2_000).model_copy(update=doubted)
         assert [judged(evidence, days).action for days in (95.0, 181.0)] == ["hold", "expire"]
+        assert judged(evidence, 95.0).check == "variant"
+    assert judged(labeled(0.0, 20), 95.0).check == ""
 
 
 def test_canary_without_proof_that_labels_follow_scores_delays_the_verdict_of_many_labels_no_more() -> None:

@@ -12,6 +12,7 @@ from cluster.settings import Settings, load_settings
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence, VariantStats
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.label_delay import follow_label_delay
+from deployments.rollout.probation import LateVerdict
 from deployments.rollout.rollout_status import RolloutStatus
 from deployments.rollout.state_machine import apply_command, begin
 from deployments.rollout_policy import DAY_S, RolloutPolicy
@@ -196,7 +197,10 @@ def test_rollout_shows_its_path_and_when_labels_are_due() -> None:
     assert lines == [
         "path: health decides the steps, and labels, which take 90 days, after the promotion; "
         "first labeled verdict due 2027-01-30",
-        "path: health; v2 is on probation; first labeled verdict due 2027-01-30",
+        "path: health; v2 is on probation: first labeled verdict due 2027-01-30",
         "path: health",
     ]
     assert next(line for line in describe_rollout(rollout_status(), 101.0) if "step" in line).endswith("labels decide")
+    late = LateVerdict(action="hold", reason="on probation: first labeled verdict due 2027-01-30; rows differ")
+    status = rollout_status().model_copy(update={"state": promoted, "late_verdict": late})
+    assert [*describe_rollout(status, 1_793_491_400.0)][1].strip() == f"path: health; v2 is {late.reason}"
