@@ -31,6 +31,7 @@ from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneCo
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.models.parameters import check_parameters
+from trainers.selection.auto_parameters import check_auto
 from trainers.trees.parameters import check_settings, require_module
 
 
@@ -245,6 +246,8 @@ class Project:
         check_parameters(self.model, self.model.parameters)
         if self.model.is_fixed:
             self._require_no_training()
+        elif self.model.is_auto:
+            check_auto(self.model, self.train, self.tune, self.compress)
         elif not self.model.is_module:
             check_settings(self.model, self.train, self.tune, self.compress)
         space = self.tune.space if self.tune else {}

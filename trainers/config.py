@@ -21,6 +21,10 @@ IMPORTED: Literal["imported"] = "imported"
 """Kind of a model that was trained elsewhere."""
 PYTHON = "python"
 """Name of a Python model in a recipe."""
+AUTO: Literal["auto"] = "auto"
+"""Kind of a model that a race of other kinds chooses."""
+AUTO_MINUTES = 10.0
+"""Budget of a race, unless the project names another one."""
 
 MEBIBYTE = 1 << 20
 SCORE_BATCH_ROWS = 16_384
@@ -129,17 +133,34 @@ class TrainConfig(Frozen):
 class ModelSpec(Frozen):
     """Kind of a model and its parameters."""
 
-    build: Literal["linear", "mlp", "ft_transformer", "lightgbm", "xgboost", "imported"] | Callable[..., Any] = "mlp"
-    """A built-in kind; "imported", for the model that ``rayloop import`` took; or a function
+    build: (
+        Literal["linear", "mlp", "ft_transformer", "lightgbm", "xgboost", "imported", "auto"] | Callable[..., Any]
+    ) = "mlp"
+    """A built-in kind; "imported", for the model that ``rayloop import`` took; "auto", for the best that a race of the
+    kinds finds in ``minutes``; or a function
     ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``. Ray pickles the function within the job;
     serving does not need it."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
-    """Keyword arguments of ``build``; the others keep their defaults. Of trees: trainers/trees/parameters.py."""
+    """Keyword arguments of ``build``; the others keep their defaults. Of trees: trainers/trees/parameters.py;
+    of "auto": trainers/selection/auto_parameters.py."""
+    minutes: float = Field(default=AUTO_MINUTES, gt=0)
+    """Of "auto": wall-clock minutes after which the race ends."""
+
+    @model_validator(mode="after")
+    def _check_minutes(self) -> Self:
+        if self.minutes != AUTO_MINUTES and not self.is_auto:
+            raise ProjectError("project.minutes_not_for_model", model=self.name)
+        return self
 
     @property
     def is_module(self) -> bool:
         """Whether it is a torch module, and not trained by a library of its own."""
-        return self.build not in (*TREES, IMPORTED) and not self.is_python
+        return self.build not in (*TREES, IMPORTED, AUTO) and not self.is_python
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether a race of other kinds chooses it."""
+        return self.build == AUTO
 
     @property
     def is_imported(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.models import explain, imports, label_queue, retraining, weak_labels
+from benchmarks.models import explain, imports, label_queue, retraining, selection, weak_labels
 from benchmarks.sections import Section, run_sections
 
 _ABOUT = """\
@@ -15,6 +15,7 @@ SECTIONS: dict[str, Section] = {
     "import": imports.rows,
     "explain": explain.rows,
     "retraining": retraining.rows,
+    "selection": selection.rows,
 }
 
 

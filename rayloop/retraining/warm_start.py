@@ -47,10 +47,13 @@ def load_warm_start(context: ProjectContext, number: str, spec: ModelSpec) -> Wa
 
     Raises:
         VersionNotFound: There is no such version, or its run has no stored weights.
-        ProjectError: Its features, its task or its model differ from those of the project, or no model is trained.
+        ProjectError: Its features, its task or its model differ from those of the project, or no model is trained, or
+            a race chooses it.
     """
     if spec.is_python:
         raise ProjectError("project.python_is_fixed", what="--from-version")
+    if spec.is_auto:
+        raise ProjectError("project.auto_chooses", what="--from-version")
     registry, features = context.registry, context.project.features
     version = registry.version(context.project.name, number)
     manifest = Manifest.load(registry.fetch(version))

@@ -18,6 +18,7 @@ from trainers.card import model_card
 from trainers.card.html import render_card
 from trainers.evaluation.assessment import CandidateEvidence
 from trainers.scoring import onnx_scorer
+from trainers.selection.auto_parameters import TRAIN_FIELDS
 
 CARD_PATH = "card"
 
@@ -39,6 +40,9 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
     if build.recipe.start is not None:
         model["started_from"] = f"v{build.recipe.start.version.version}"
     settings = fit_result.config.model_dump(mode="json")
+    if fit_result.spec.is_auto:
+        model["minutes"] = fit_result.spec.minutes
+        settings = {name: value for name, value in settings.items() if name in TRAIN_FIELDS}
     return model_card.ModelCard(
         model=project.name,
         name=build.name,
@@ -67,6 +71,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
             champion=evaluation.champion,
         ),
         weak_labels=frame.weak_labels,
+        selection=fit_result.selection,
         override="" if evaluation.report.passed else build.override_gate,
     )
 

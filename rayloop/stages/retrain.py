@@ -49,7 +49,9 @@ def retrain_champion(context: ProjectContext, until: datetime, from_version: str
 
 
 def _load_recipe(context: ProjectContext, version: ModelVersion) -> Recipe:
-    """Return the model and settings that a version was trained with."""
+    """Return the model and settings that a version was trained with; of a race, the race."""
+    if context.project.model.is_auto:
+        return Recipe(context.project.model, context.project.train)
     recipe = Manifest.load(context.registry.fetch(version)).recipe
     if IMPORTED in recipe or PYTHON in recipe:
         return Recipe(context.project.model, context.project.train)

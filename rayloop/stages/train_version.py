@@ -28,6 +28,7 @@ from rayloop.stages import model_cards
 from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
 from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
+from rayloop.stages.fit_budget import meet_budget
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.tune import run_search
 from rayloop.stages.untrained_version import (
@@ -56,6 +57,7 @@ SUMMARY = "rayloop.summary"
 PRECISION = "rayloop.precision"
 COMPRESSION = "rayloop.compression"
 RUNTIME = "rayloop.runtime"
+SELECTION = "rayloop.selection"
 WEAK_LABELS = "rayloop.weak_labels"
 
 
@@ -164,8 +166,11 @@ def _train(build: CandidateBuild, run: Run, folder: Path) -> CompressionResult:
     if project.compress:
         inputs = data.encode(frame.encoder, project.task, recipe.config.cache_mib).inputs
         check_steps(project.compress, recipe.spec, inputs, project.task)
-    fit_result = train(recipe.spec, recipe.config, 0, point.state if point else None)
-    store_starting_point(run, fit_result)
+    fit_result = meet_budget(build, train(recipe.spec, recipe.config, 0, point.state if point else None))
+    if fit_result.selection is None:
+        store_starting_point(run, fit_result)
+    else:
+        context.progress(fit_result.selection.reason())
     curves.complete(fit_result.epochs)
     compressed = compress(build, fit_result, train)
     Checkpointer(checkpoints).clear()
@@ -198,6 +203,7 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
     The manifest has the recipe before compression: a retraining starts from it.
     """
     project, frame, recipe = build.context.project, build.frame, build.recipe
+    selection = evaluation.fit_result.selection
     Manifest(
         model=project.name,
         task=project.task,
@@ -207,7 +213,7 @@ def _write_bundle(build: CandidateBuild, evaluation: CandidateEvaluation, folder
         encoder=raw_encoder(project.features.columns) if recipe.spec.is_python else frame.encoder,
         snapshot=frame.snapshot,
         code_version=build.context.code_version,
-        recipe=recipe.as_json(),
+        recipe=recipe.as_json() | ({"chosen": selection.manifest()} if selection else {}),
         metrics=evaluation.fit_result.metrics,
         class_shares=evaluation.fit_result.inputs.class_shares,
         precision=evaluation.exported_model.precision,
@@ -260,6 +266,8 @@ def _gate_key(gate: GatePolicy) -> dict[str, Any]:
 
 def _flat(recipe: Recipe) -> dict[str, str | int | float | bool]:
     settings = {} if recipe.spec.is_fixed else recipe.config.model_dump()
+    if recipe.spec.is_auto:
+        settings["minutes"] = recipe.spec.minutes
     values = {"model": recipe.spec.name, **recipe.spec.parameters, **settings}
     return {name: v if isinstance(v, str | int | float | bool) else str(v) for name, v in values.items()}
 
@@ -276,6 +284,8 @@ def _tags(build: CandidateBuild, evaluation: CandidateEvaluation) -> dict[str, s
         **_compression(evaluation),
         **({PYTHON_TAG: model.record.model_dump_json()} if isinstance(model, PythonScorer) else {}),
     }
+    if selection := evaluation.fit_result.selection:
+        tags[SELECTION] = selection.describe()
     return tags | ({"rayloop.gate_override": build.override_gate} if build.override_gate else {})
 
 

@@ -7,6 +7,7 @@ from features.labeling import weak_estimate
 from trainers import metrics
 from trainers.card import plots
 from trainers.card.model_card import ModelCard
+from trainers.selection import selection
 
 _MAX_SLICES = 15
 
@@ -17,6 +18,7 @@ def render_card(card: ModelCard) -> str:
         _gate,
         _purpose,
         _metrics,
+        _selection,
         _slices,
         _fairness,
         _calibration,
@@ -55,6 +57,12 @@ def _metrics(card: ModelCard) -> str:
     primary = metrics.primary_metric(card.task).name
     caption = f"On the held-out rows, with bootstrap intervals. The primary metric is {primary}."
     return section("Metrics", caption, table(("metric", "held out", "validation", "training"), rows))
+
+
+def _selection(card: ModelCard) -> str:
+    if card.selection is None:
+        return ""
+    return section("Selection", card.selection.reason(), table(selection.HEAD, card.selection.table(), wide_last=True))
 
 
 def _slices(card: ModelCard) -> str:

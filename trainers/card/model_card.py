@@ -7,6 +7,7 @@ from typing import Any
 from cluster.values import Check, Frozen, Snapshot, Stored, Task
 from features.labeling.weak_estimate import WeakEstimate
 from trainers.evaluation.assessment import Assessment
+from trainers.selection.selection import Selection
 
 CARD_JSON = "card.json"
 CARD_PAGE = "card.html"
@@ -77,6 +78,8 @@ class ModelCard(Stored, stored_as="model card"):
     compression: str = ""
     weak_labels: WeakEstimate | None = None
     """Labeling functions whose weak labels it was trained on, beside the true labels of ``parts``."""
+    selection: Selection | None = None
+    """The race that chose the model; None if the project names its kind."""
 
     @property
     def passed(self) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import torch
 from safetensors.numpy import save_file
@@ -18,11 +20,13 @@ from cluster.errors import DataError
 from cluster.log_suppression import suppress_logs
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE, PORTABLE_FILE, WEIGHTS_FILE
+from trainers.export.ensemble_onnx import merge_graphs
 from trainers.export.portable_onnx import score_portable, write_portable
 from trainers.fitted_model import FittedModel, GraphModel
 from trainers.input_spec import InputSpec
 from trainers.loop.trainer import FitResult
 from trainers.scoring import onnx_scorer
+from trainers.selection.ensemble_model import EnsembleModel
 
 TRACE_ROWS = 2
 
@@ -91,7 +95,8 @@ def _difference(result: FitResult, expected: np.ndarray, actual: np.ndarray) -> 
 
 
 def save_model(model: FittedModel, inputs: InputSpec, path: Path) -> None:
-    """Write a fitted model as one self-contained ONNX file: the graph that it builds, or the trace of its module.
+    """Write a fitted model as one self-contained ONNX file: the graph that it builds, the trace of its module, or the
+    graphs of several models as one.
 
     Args:
         model: The model.
@@ -100,9 +105,20 @@ def save_model(model: FittedModel, inputs: InputSpec, path: Path) -> None:
     """
     if isinstance(model, nn.Module):
         save_onnx(model, inputs, path)
+    elif isinstance(model, EnsembleModel):
+        path.write_bytes(_ensemble_graph(model, inputs))
     else:
         assert isinstance(model, GraphModel)
         path.write_bytes(model.to_onnx())
+
+
+def _ensemble_graph(model: EnsembleModel, inputs: InputSpec) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="rayloop-members-") as folder:
+        path, graphs = Path(folder) / MODEL_FILE, list[onnx.ModelProto]()
+        for member in model.members:
+            save_model(member, inputs, path)
+            graphs.append(onnx.load(path))
+    return merge_graphs(graphs, model.weights, model.task, model.temperature)
 
 
 def save_onnx(scorer: nn.Module, inputs: InputSpec, path: Path) -> None:

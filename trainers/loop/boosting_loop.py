@@ -30,6 +30,7 @@ def train(
     held_out: EncodedRows,
     on_epoch: Callable[[EpochResult], None] = lambda epoch: None,
     on_progress: Callable[[StepProgress], None] = lambda progress: None,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train trees, score the validation rows after every block of rounds, and keep the best block's model.
 
@@ -39,6 +40,7 @@ def train(
         held_out: Validation rows.
         on_epoch: Receives each block's result.
         on_progress: Receives progress about once a second.
+        out_of_time: Whether training has to end; asked after each round.
 
     Returns:
         The best model, and all blocks.
@@ -48,7 +50,7 @@ def train(
     """
     validation = {"numbers": held_out.numbers, "codes": held_out.codes}
     boosting = Boosting(spec.model, spec.config, spec.task, spec.inputs, rows, validation, spec.start)
-    return _BoostingLoop(spec, boosting, rows, held_out.labels, on_progress).run(on_epoch)
+    return _BoostingLoop(spec, boosting, rows, held_out.labels, on_progress, out_of_time).run(on_epoch)
 
 
 class _BoostingLoop:
@@ -59,9 +61,10 @@ class _BoostingLoop:
         rows: EncodedRows,
         labels: np.ndarray,
         on_progress: Callable[[StepProgress], None],
+        out_of_time: Callable[[], bool],
     ) -> None:
         self._spec, self._boosting, self._rows, self._labels = spec, boosting, len(rows), labels
-        self._on_progress = on_progress
+        self._on_progress, self._out_of_time = on_progress, out_of_time
         self._stopping = EarlyStopping(metrics.primary_metric(spec.task), spec.config.patience or PATIENCE)
         self._epochs: list[EpochResult] = []
         self._last_progress = 0.0
@@ -71,11 +74,13 @@ class _BoostingLoop:
             epoch = self._run_block()
             self._epochs.append(epoch)
             on_epoch(epoch)
+            if self._out_of_time():
+                break
         return TrainResult(self._boosting.state(self._stopping.best_rounds), tuple(self._epochs))
 
     def _run_block(self) -> BlockResult:
         started, first, parameters = time.monotonic(), self._boosting.rounds, self._boosting.parameters
-        self._boosting.grow_block(lambda: self._report_progress(first, started))
+        self._boosting.grow_block(lambda: self._end_round(first, started))
         trained, loss = time.monotonic(), self._boosting.loss()
         if not np.isfinite(loss):
             raise DataError("data.loss_not_finite", epoch=len(self._epochs) + 1, loss=loss)
@@ -103,6 +108,10 @@ class _BoostingLoop:
         if np.isnan(validation[self._stopping.metric.name]):
             raise DataError("data.metric_undefined", metric=self._stopping.metric.name)
         return validation
+
+    def _end_round(self, first: int, started: float) -> bool:
+        self._report_progress(first, started)
+        return self._out_of_time()
 
     def _report_progress(self, first: int, started: float) -> None:
         now, parameters = time.monotonic(), self._boosting.parameters

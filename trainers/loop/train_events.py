@@ -118,6 +118,25 @@ class BlockResult(EpochResult):
         return f"round {self.rounds}"
 
 
+class AttemptResult(EpochResult):
+    """The result of one training within a race of models, in place of an epoch; the last one is the ensemble's."""
+
+    name: str
+    """The candidate, or the members of the ensemble."""
+    rows: int
+    """Training rows."""
+    elapsed: float
+    """Seconds of the race so far."""
+    budget: float
+    """Seconds that the race has in all."""
+
+    def format(self, metric: str) -> str:
+        return (
+            f"{self.name}, {self.rows:,} rows: validation {metric} {self.metrics[metric]:.4f}"
+            f"{' *' if self.best else '  '}  {self.train_seconds:.1f} s  {self.elapsed:.0f} of {self.budget:.0f} s"
+        )
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """Weights of the epoch with the best primary metric, and all epochs."""

@@ -44,6 +44,7 @@ def train(
     on_progress: OnProgress = lambda progress: None,
     checkpointer: Checkpointer | None = None,
     pause_after: int = 0,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train, validate after every epoch, and keep the best weights; resume from the newest checkpoint, if any.
 
@@ -56,6 +57,8 @@ def train(
         on_progress: Receives progress about once a second, on the first worker.
         checkpointer: Where checkpoints are; None writes none.
         pause_after: Epoch after which to return early; 0 trains to the end.
+        out_of_time: Whether training has to end, which it does after a validation; asked after each step. For training
+            in a single process.
 
     Returns:
         The best weights, on the first worker, and all epochs so far.
@@ -63,7 +66,8 @@ def train(
     Raises:
         DataError: Loss or metric is not a number, or the checkpoint belongs to a different training.
     """
-    return _Training(spec, loader, held_out, group, on_progress, checkpointer).run(on_epoch, pause_after)
+    training = _Training(spec, loader, held_out, group, on_progress, checkpointer, out_of_time)
+    return training.run(on_epoch, pause_after)
 
 
 class _Training:
@@ -77,9 +81,10 @@ class _Training:
         group: ProcessGroup,
         on_progress: OnProgress,
         checkpointer: Checkpointer | None,
+        out_of_time: Callable[[], bool],
     ) -> None:
         self._spec, self._loader, self._held_out, self._group = spec, to_device(loader, group.device), held_out, group
-        self._on_progress, self._checkpointer = on_progress, checkpointer
+        self._on_progress, self._checkpointer, self._out_of_time = on_progress, checkpointer, out_of_time
         # Building a teacher draws random numbers: it comes before the student's generators are seeded.
         loss = _make_loss(spec, group)
         self._module = _build_module(spec, group)
@@ -100,6 +105,8 @@ class _Training:
             on_epoch(self._run_epoch())
             if config.checkpoint_epochs and len(epochs) % config.checkpoint_epochs == 0:
                 self._save()
+            if self._out_of_time():
+                break
         if self._checkpointer is not None:
             self._checkpointer.wait()
         return self._state.result()
@@ -158,7 +165,9 @@ class _Training:
                 self._save()
             self._report_progress()
             self._timer.step()
-        return float(self._group.all_reduce(state.loss)) / (self._loader.steps * self._group.size)
+            if self._out_of_time():
+                break
+        return float(self._group.all_reduce(state.loss)) / (state.at * self._group.size)
 
     def _validate(self) -> dict[str, float]:
         self._scorer.eval()

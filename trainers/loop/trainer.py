@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import ray
-import torch
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
@@ -33,8 +32,10 @@ from trainers.loop.validation import measure, score_rows
 from trainers.loop.worker_group import capacity_warning, run_worker_group, workers_of_one_node
 from trainers.models import model_builder
 from trainers.models.scoring_module import ScoringModule
+from trainers.selection.auto_parameters import check_auto
+from trainers.selection.ensemble_model import build_fitted
+from trainers.selection.selection import Selection
 from trainers.trees.parameters import check_settings, pool_workers
-from trainers.trees.tree_model import TreeModel
 
 TRAIN_SAMPLE_ROWS = 50_000
 """Training rows on which the trained model is measured."""
@@ -92,15 +93,21 @@ class FitResult:
             return self.model
         if self.spec.is_imported:
             return ImportedModel(self.state[ImportedModel.STATE].tobytes())
-        if self.spec.is_module:
-            return self.build_scorer()
-        return TreeModel(self.spec, self.task, self.inputs, self.state, self.temperature)
+        return build_fitted(self.spec, self.task, self.inputs, self.state, self.temperature)
+
+    @property
+    def selection(self) -> Selection | None:
+        """The race that chose the model; None if there was none."""
+        return Selection.from_state(self.state) if self.spec.is_auto else None
+
+    def with_selection(self, selection: Selection) -> FitResult:
+        """The same race with another ensemble served."""
+        states = Selection.from_state(self.state).member_states(self.state)
+        return replace(self, state=selection.to_state(states), metrics=selection.served.metrics)
 
     def build_module(self) -> nn.Module:
         """The trained module, in evaluation mode."""
-        module = model_builder.build(self.spec, self.inputs, self.task)
-        module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in self.state.items()})
-        return module.eval()
+        return model_builder.load(self.spec, self.inputs, self.task, self.state)
 
     def build_scorer(self) -> ScoringModule:
         """The trained module with scores as its output, in evaluation mode."""
@@ -138,11 +145,12 @@ def fit(
     task, config = request.task, request.config
     calibration.require_probabilities(task, config.calibrate)
     if not request.spec.is_module:
-        check_settings(request.spec, config)
+        (check_auto if request.spec.is_auto else check_settings)(request.spec, config)
         config = pool_workers(config, workers_of_one_node(config))
     started = time.perf_counter()
     encoded_data = data.encode(request.encoder, task, config.cache_mib)
-    model_builder.check(request.spec, encoded_data.inputs, task)
+    if not request.spec.is_auto:
+        model_builder.check(request.spec, encoded_data.inputs, task)
     encode_seconds = time.perf_counter() - started
     inputs = encoded_data.inputs
     if request.inputs is not None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -42,6 +43,13 @@ def build(spec: ModelSpec, inputs: InputSpec, task: Task) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise ProjectError("project.not_a_module", model=spec.name, type=type(module).__name__)
     return module
+
+
+def load(spec: ModelSpec, inputs: InputSpec, task: Task, state: Mapping[str, np.ndarray]) -> nn.Module:
+    """A trained module from its weights, in evaluation mode."""
+    module = build(spec, inputs, task)
+    module.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
+    return module.eval()
 
 
 def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:

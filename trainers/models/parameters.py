@@ -23,8 +23,8 @@ def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
     Raises:
         ProjectError: It does not accept one of them.
     """
-    if spec.is_fixed:
-        return
+    if spec.is_fixed or spec.is_auto:
+        return  # they have no builder: rayloop.project checks an automatic one as a whole
     if not spec.is_module:
         check_names(spec, names)
         return

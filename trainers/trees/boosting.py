@@ -68,13 +68,14 @@ class Boosting:
         """Whether all rounds are trained, or another one would add nothing."""
         return not self._can_grow or self.rounds >= self.most_rounds
 
-    def grow_block(self, on_round: Callable[[], None] = lambda: None) -> None:
-        """Train the rounds until the next evaluation, and call ``on_round`` after each."""
+    def grow_block(self, on_round: Callable[[], bool] = lambda: False) -> None:
+        """Train the rounds until the next evaluation, and call ``on_round`` after each, which may end the block."""
         end = min(self.rounds + self.parameters.block, self.most_rounds)
         while self._can_grow and self.rounds < end:
             growing = [booster.grow() for booster in self._boosters]
             self._can_grow = any(growing)
-            on_round()
+            if on_round():
+                return
 
     def loss(self) -> float:
         """Mean loss of the training rows, over labels."""

@@ -80,6 +80,7 @@ from trainers.loop.checkpointer import Checkpointer, load_checkpoint
 from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import TrainResult
 from trainers.loop.train_spec import TrainSpec
+from trainers.selection.selection import Attempt, Ensemble, Selection
 from trainers.tuning.trial import Trial
 from trainers.tuning.trial_store import TrialStore
 
@@ -487,6 +488,32 @@ CARD = ModelCard(
     ),
     override="because",
     compression="pruned",
+    selection=Selection(
+        attempts=(
+            Attempt(
+                candidate=0,
+                family="mlp",
+                settings={"hidden": (16,), "dropout": 0.25},
+                rung=1,
+                rows=900,
+                seconds=1.5,
+                loss=0.5,
+            ),
+        ),
+        members={0: {"hidden": (16,), "dropout": 0.25}},
+        ensembles=(
+            Ensemble(
+                weights={0: 1.0},
+                loss=0.5,
+                corrected=Interval(value=0.625, low=0.5, high=0.75),
+                metrics={"auc": 0.8},
+            ),
+        ),
+        loss_name="log loss",
+        minutes=2.0,
+        seconds=90.0,
+        validation_rows=300,
+    ),
 )
 
 
@@ -496,9 +523,12 @@ def test_model_card_is_written_unchanged() -> None:
 
 @pytest.mark.parametrize("path", formats("card.json"))
 def test_stored_model_card_is_read(path: Path) -> None:
-    # Cards up to format 6 have no effects of features.
-    before = {} if int(path.parent.name) >= 7 else {"effects": ()}
-    expected = CARD.model_copy(update={"assessment": CARD.assessment.model_copy(update=before)})
+    # Cards up to format 6 have no effects of features, and no race.
+    if int(path.parent.name) >= 7:
+        expected = CARD
+    else:
+        before = {"assessment": CARD.assessment.model_copy(update={"effects": ()}), "selection": None}
+        expected = CARD.model_copy(update=before)
     assert ModelCard.from_stored(path.read_bytes()) == expected
 
 
