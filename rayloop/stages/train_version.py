@@ -28,7 +28,6 @@ from rayloop.stages import model_cards
 from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
 from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
-from rayloop.stages.fit_budget import meet_budget
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.tune import run_search
 from rayloop.stages.untrained_version import (
@@ -44,6 +43,7 @@ from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.export.compression import check_steps
 from trainers.export.explainer_export import export_explainer
+from trainers.export.member_budget import meet_budget
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.train_events import Weights
 from trainers.loop.train_spec import Teacher
@@ -166,7 +166,8 @@ def _train(build: CandidateBuild, run: Run, folder: Path) -> CompressionResult:
     if project.compress:
         inputs = data.encode(frame.encoder, project.task, recipe.config.cache_mib).inputs
         check_steps(project.compress, recipe.spec, inputs, project.task)
-    fit_result = meet_budget(build, train(recipe.spec, recipe.config, 0, point.state if point else None))
+    fit_result = train(recipe.spec, recipe.config, 0, point.state if point else None)
+    fit_result = meet_budget(fit_result, project.gate.budget, frame.rows_of(VALIDATION), context.progress)
     if fit_result.selection is None:
         store_starting_point(run, fit_result)
     else:
