@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.features import offline, online
+from benchmarks.features.joined import joined_rows
 from benchmarks.features.request import request_rows
 from benchmarks.progress import ProgressPrinter
 
@@ -23,6 +24,7 @@ SECTIONS = {
     "embedded": online.embedded_rows,
     "redis": online.redis_rows,
     "request": request_rows,
+    "joined": joined_rows,
 }
 _ABOUT = """\
 One row of the table is one comparison: rayloop's value, the peer's, their ratio, the target, and whether it is met.
