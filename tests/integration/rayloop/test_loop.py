@@ -220,6 +220,8 @@ def test_metrics_of_alerts_and_dashboards_are_exported_by_ray(simulated: str, cl
         "ray_rayloop_drift_rejected_profiles_total",
         "ray_rayloop_segment_ratio",
         "ray_rayloop_look_auc",
+        *(f"ray_rayloop_disparity{figure}" for figure in ("", "_low", "_allowed", "_exceeded")),
+        *(f"ray_rayloop_retrains_{event}_total" for event in ("missed", "withheld", "failed")),
     }
     # Some of them were set minutes ago, and Ray's agent drops idle gauges.
     assert required - silent <= exported(ports)
