@@ -70,7 +70,11 @@ def test_weak_frame_has_the_unlabeled_training_rows_with_their_features(cluster:
     assert weights.max() == pytest.approx(0.5)
     assert set(rows[LABEL]) == {0.0, 1.0}
     once = rows.unique(ID, keep="first", maintain_order=True)
-    request = once.select(ID).join(history, left_on=ID, right_on="n").select("a", "b", pl.col("at").alias(AS_OF))
+    request = (
+        once.select(ID)
+        .join(history, left_on=ID, right_on="n", maintain_order="left")
+        .select("a", "b", pl.col("at").alias(AS_OF))
+    )
     joined = point_in_time.join(VIEWS[0], history, request)
     assert once.select(joined.columns).equals(joined)
 
