@@ -33,7 +33,7 @@ class DisparityLimit(Frozen):
     max_difference: float = Field(gt=0, le=1)
     """Largest difference between two groups."""
     groups: tuple[str, ...] = Field(min_length=2)
-    """Values that are compared. They are fixed beforehand, because every error rate is divided among them."""
+    """Values that are compared; fixed beforehand, since the error rate is divided among them."""
     threshold: float = Field(default=DECISION_THRESHOLD, gt=0, lt=1)
     """Score from which a binary decision is positive."""
     min_rows: int = Field(default=200, ge=2)

@@ -90,3 +90,8 @@ class FrameView:
         rows = pl.DataFrame(self.rows)
         shuffled = rows.filter(pl.col(SPLIT) == TRAIN).with_columns(pl.col(LABEL).shuffle(seed=seed))
         return TrainingData(pl.concat([shuffled, rows.filter(pl.col(SPLIT) != TRAIN)]).to_arrow())
+
+
+def thin_rows(table: pa.Table, most: int) -> pa.Table:
+    """Return every k-th row of a table, so that at most ``most`` remain."""
+    return table.take(np.arange(0, table.num_rows, max(1, -(-table.num_rows // most))))

@@ -65,7 +65,7 @@ class PythonPredictor:
         # A lost connection, or what Serve raises when no replica runs.
         except Exception as error:
             raise RayloopError(
-                "rayloop.python_model_lost", version=self._version.version, reason=f"{type(error).__name__}"
+                "rayloop.python_model_lost", version=self._version.version, reason=type(error).__name__
             ) from error
         if result.scores is None:
             raise RayloopError("rayloop.python_model_failed", version=self._version.version, error=result.error)

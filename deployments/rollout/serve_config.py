@@ -120,6 +120,7 @@ class ServeConfigWriter:
         log_writer = connect_log_writer(champion.model, self._settings)
         await within(options.deadline_s, "the log writer", log_writer.pid.remote())
         environment = application_environment(self._settings)
+        # Before a Python model starts: a rollout in progress refuses the change anyway.
         kept_split(server_config(await self._read(), champion.model), champion)
 
         def change(apps: Applications) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -82,7 +82,7 @@ class PythonRecord(Stored, stored_as="record of a Python model"):
             raise DataError("data.bundle_missing", path=str(path)) from error
         except ValidationError as error:
             raise DataError("data.bundle_invalid", path=str(path), reason=error.errors()[0]["msg"]) from error
-        if digest(bundle) != record.sha256:
+        if digest(_bundled(bundle)) != record.sha256:
             raise DataError("data.python_changed", path=str(path.parent))
         return record
 
@@ -98,24 +98,20 @@ def read_files(bundle: Path) -> dict[str, bytes]:
     return {str(path.relative_to(bundle)): path.read_bytes() for path in paths}
 
 
-def digest(bundle: Path) -> str:
-    """Return the hash of code and files in a bundle."""
+def digest(files: Mapping[str, Path]) -> str:
+    """Return the hash of a model's code and files, by their path in the bundle's folder ``python``."""
     total = hashlib.sha256()
-    for part in (CODE_FOLDER, FILES_FOLDER):
-        root = bundle / FOLDER / part
-        for path in sorted(root.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").digest()
-                total.update(f"{part}/{path.relative_to(root)}\0".encode() + content)
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        total.update(f"{name}\0".encode() + content)
     return total.hexdigest()
 
 
-def copy_sources(bundle: Path, module: str, path: Path, files: Path | None) -> None:
-    """Copy a model's code and files into a bundle.
+def find_sources(module: str, path: Path, files: Path | None) -> dict[str, Path]:
+    """Find a model's code and files, by the path that they get in the bundle's folder ``python``.
 
     Args:
-        bundle: The bundle's folder.
         module: Module of the class.
         path: Its file.
         files: Folder or file of the model's files; None: it has none.
@@ -123,23 +119,38 @@ def copy_sources(bundle: Path, module: str, path: Path, files: Path | None) -> N
     Raises:
         ProjectError: The code is too large, or ``files`` do not exist.
     """
-    root, size = _root(module, path), 0
-    for source in _sources(root, module):
-        target = bundle / FOLDER / CODE_FOLDER / source.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-        if (size := size + source.stat().st_size) > MAX_CODE_MIB * _MIB:
-            raise ProjectError("project.python_code_too_large", folder=str(root), limit_mib=MAX_CODE_MIB)
-    target = bundle / FOLDER / FILES_FOLDER
-    target.mkdir(parents=True, exist_ok=True)
+    root = _root(module, path)
+    found = {f"{CODE_FOLDER}/{source.relative_to(root)}": source for source in _sources(root, module)}
+    if sum(source.stat().st_size for source in found.values()) > MAX_CODE_MIB * _MIB:
+        raise ProjectError("project.python_code_too_large", folder=str(root), limit_mib=MAX_CODE_MIB)
     if files is None:
-        return
+        return found
     if not files.exists():
         raise ProjectError("project.python_files_missing", path=str(files))
-    if files.is_dir():
-        shutil.copytree(files, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    else:
-        shutil.copyfile(files, target / files.name)
+    if files.is_file():
+        return found | {f"{FILES_FOLDER}/{files.name}": files}
+    names = ((each.relative_to(files), each) for each in files.rglob("*") if each.is_file())
+    return found | {f"{FILES_FOLDER}/{name}": each for name, each in names if not _is_hidden(name)}
+
+
+def copy_sources(bundle: Path, sources: Mapping[str, Path]) -> None:
+    """Copy what ``find_sources`` found into a bundle."""
+    (bundle / FOLDER / FILES_FOLDER).mkdir(parents=True, exist_ok=True)
+    for name, source in sources.items():
+        target = bundle / FOLDER / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
+
+def _bundled(bundle: Path) -> dict[str, Path]:
+    """Code and files of a bundle, as ``find_sources`` names them."""
+    folder = bundle / FOLDER
+    paths = (path for part in (CODE_FOLDER, FILES_FOLDER) for path in (folder / part).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path for path in paths if "__pycache__" not in path.parts}
+
+
+def _is_hidden(name: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in name.parts)
 
 
 def _root(module: str, path: Path) -> Path:
@@ -153,5 +164,5 @@ def _sources(root: Path, module: str) -> Iterator[Path]:
     package = root / module.partition(".")[0]
     folder = package if package.is_dir() else root
     for path in sorted(folder.rglob("*.py")):
-        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+        if not _is_hidden(path.relative_to(root)):
             yield path

@@ -203,7 +203,7 @@ class RetrainScheduler:
         before = self.state
         self.state, entry = decide(self.policy, before, facts, self._clock())
         if self.state != before:
-            for event in _unheard(before, self.state):
+            for event in _setbacks(before, self.state):
                 self._count(event)
             self._save()
         if entry is not None:
@@ -224,7 +224,7 @@ class RetrainScheduler:
         self._save()
 
 
-def _unheard(before: RetrainState, after: RetrainState) -> Iterator[str]:
+def _setbacks(before: RetrainState, after: RetrainState) -> Iterator[str]:
     """Counters of what went wrong between two states. What a pause skips is what somebody wanted."""
     ended = {entry.at: entry for entry in before.journal if entry.in_progress}
     for entry in after.journal:

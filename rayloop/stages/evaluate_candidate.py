@@ -15,7 +15,7 @@ from features.manifest import MODEL_FILE
 from features.python_models.bundle import read_files
 from features.split import TEST, TRAIN, VALIDATION
 from features.types import LABEL
-from rayloop.frame_view import FrameView
+from rayloop.frame_view import FrameView, thin_rows
 from rayloop.stages.candidate import CandidateBuild
 from rayloop.stages.untrained_version import batch_parity
 from trainers import metrics
@@ -132,7 +132,7 @@ def _evidence(
         return ScoredSplit(table, arrays, table[LABEL].to_numpy(), score(arrays) if scores is None else scores)
 
     train = frame.rows_of(TRAIN)
-    sample = train.take(np.arange(0, train.num_rows, max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))))
+    sample = thin_rows(train, TRAIN_SAMPLE_ROWS)
     return CandidateEvidence(
         task=fit_result.task,
         inputs=fit_result.inputs,

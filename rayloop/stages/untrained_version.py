@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import tempfile
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +20,7 @@ from features.python_models.bundle import PythonRecord
 from features.split import TRAIN, VALIDATION
 from features.types import LABEL
 from rayloop.context import ProjectContext
-from rayloop.frame_view import FrameView
+from rayloop.frame_view import FrameView, thin_rows
 from rayloop.stages.candidate import CandidateBuild
 from trainers import metrics
 from trainers.config import IMPORTED, ModelSpec, PythonModel
@@ -85,32 +84,28 @@ def python_encoder(context: ProjectContext, frame: FrameView) -> Encoder:
     return Encoder.fit(context.project.features.columns, frame.rows)
 
 
-def write_python(context: ProjectContext, folder: Path) -> PythonRecord:
-    """Write the project's Python model into a bundle.
+def write_python(context: ProjectContext, folder: Path) -> None:
+    """Write the project's Python model into a bundle. Raises ProjectError as ``python_record`` does."""
+    bundle.copy_sources(folder, _python_sources(context))
+    (folder / bundle.FOLDER / bundle.RECORD_FILE).write_text(python_record(context).model_dump_json(indent=1))
+
+
+def python_record(context: ProjectContext) -> PythonRecord:
+    """Return the record of the project's Python model.
 
     Raises:
         ProjectError: Its code or files cannot be taken along.
     """
     project = context.project
     model = cast(PythonModel, project.model)
-    files = Path(context.location.path).parent / model.files if model.files else None
-    bundle.copy_sources(folder, model.build.__module__, Path(inspect.getfile(model.build)), files)
-    record = PythonRecord(
+    return PythonRecord(
         class_name=f"{model.build.__module__}:{model.build.__qualname__}",
         parameters=json.loads(json.dumps(model.parameters)),
         task=project.task,
         columns=project.features.columns,
-        sha256=bundle.digest(folder),
+        sha256=bundle.digest(_python_sources(context)),
         runtime=model.runtime,
     )
-    (folder / bundle.FOLDER / bundle.RECORD_FILE).write_text(record.model_dump_json(indent=1))
-    return record
-
-
-def python_record(context: ProjectContext) -> PythonRecord:
-    """Return the record of the project's Python model, as ``write_python`` writes it."""
-    with tempfile.TemporaryDirectory() as folder:
-        return write_python(context, Path(folder))
 
 
 def load_python(build: CandidateBuild, folder: Path) -> FitResult:
@@ -123,8 +118,7 @@ def load_python(build: CandidateBuild, folder: Path) -> FitResult:
     write_python(build.context, folder)
     model = PythonScorer(folder, frame.encoder)
     train, validation = frame.rows_of(TRAIN), frame.rows_of(VALIDATION)
-    step = max(1, -(-train.num_rows // TRAIN_SAMPLE_ROWS))
-    sample = train.take(np.arange(0, train.num_rows, step))
+    sample = thin_rows(train, TRAIN_SAMPLE_ROWS)
     arrays = frame.encoder.encode(train)
     return FitResult(
         spec=recipe.spec,
@@ -151,6 +145,12 @@ def batch_parity(model: PythonScorer, task: Task, arrays: dict[str, np.ndarray],
     alone = [model.score({name: values[i : i + 1] for name, values in arrays.items()}) for i in rows]
     difference = np.abs(np.concatenate(alone).astype(np.float64) - together[: len(alone)]).max()
     return float(difference) / (label_std if task.kind == "regression" else 1.0)
+
+
+def _python_sources(context: ProjectContext) -> dict[str, Path]:
+    model = cast(PythonModel, context.project.model)
+    files = Path(context.location.path).parent / model.files if model.files else None
+    return bundle.find_sources(model.build.__module__, Path(inspect.getfile(model.build)), files)
 
 
 def _facts(context: ProjectContext) -> ImportFacts:

@@ -92,6 +92,7 @@ class _SelectionLoop:
         self._budget = RACE_SHARE * 60 * spec.model.minutes
         self._parameters = auto_parameters(spec.model)
         families = self._parameters.families or tuple(family for family in FAMILIES if _is_installed(family))
+        # A library that the parameters name and that is missing is refused before anything is trained.
         for family in families:
             if family in TREES:
                 library_of(ModelSpec(build=family))

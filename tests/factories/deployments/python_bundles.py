@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.values import ModelVersion, Snapshot, Task
@@ -64,13 +67,14 @@ def write_python_bundle(
     """A bundle folder as a run would write it."""
     path, target = write_source(folder / "source", code, slope), folder / "bundle"
     target.mkdir()
-    bundle.copy_sources(target, f"{PACKAGE}.model", path, folder / "source" / "slope.txt")
+    sources = bundle.find_sources(f"{PACKAGE}.model", path, folder / "source" / "slope.txt")
+    bundle.copy_sources(target, sources)
     record = PythonRecord(
         class_name=f"{PACKAGE}.model:Model",
         parameters=parameters or {},
         task=task,
         columns=FEATURES.columns,
-        sha256=bundle.digest(target),
+        sha256=bundle.digest(sources),
         runtime=PythonRuntime(timeout_s=timeout_s),
     )
     (target / bundle.FOLDER / bundle.RECORD_FILE).write_text(record.model_dump_json())
@@ -90,3 +94,13 @@ def python_version(folder: Path, number: str = "1") -> ModelVersion:
     """The version of such a bundle."""
     text = (folder / bundle.FOLDER / bundle.RECORD_FILE).read_text()
     return ModelVersion(model="trips", version=number, run_id="r", bundle_uri=folder.as_uri(), tags={PYTHON_TAG: text})
+
+
+@contextmanager
+def restored_imports() -> Iterator[None]:
+    """The host has a process of its own, and does not give back what it changes: restore it after the block."""
+    path, quiet = list(sys.path), sys.dont_write_bytecode
+    yield
+    sys.path[:], sys.dont_write_bytecode = path, quiet
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]

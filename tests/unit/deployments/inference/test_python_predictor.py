@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -23,19 +22,16 @@ from deployments.inference.predictor import ScoredBatch, Scorer
 from deployments.inference.rescoring import rescore
 from deployments.protocol.request_rows import RequestRows
 from features.python_models.host import PythonHost
-from tests.factories.deployments.python_bundles import PACKAGE, python_version, write_python_bundle
+from tests.factories.deployments.python_bundles import python_version, restored_imports, write_python_bundle
 
 NODE = "node"
 Model = Callable[[ScoreRequest], Awaitable[list[ScoreResult]]]
 
 
 @pytest.fixture(autouse=True)
-def restored_imports() -> Iterator[None]:
-    path, quiet = list(sys.path), sys.dont_write_bytecode
-    yield
-    sys.path[:], sys.dont_write_bytecode = path, quiet
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-        del sys.modules[name]
+def imports() -> Iterator[None]:
+    with restored_imports():
+        yield
 
 
 def request(*distances: float) -> RequestRows:

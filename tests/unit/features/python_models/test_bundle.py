@@ -31,31 +31,46 @@ def test_module_outside_packages_takes_its_folder_along(tmp_path: Path) -> None:
     for name in ("model.py", "helper.py", "deep/more.py", ".venv/hidden.py", "notes.txt"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text("")
-    bundle.copy_sources(tmp_path / "bundle", "model", source / "model.py", source / "deep")
+    bundle.copy_sources(tmp_path / "bundle", bundle.find_sources("model", source / "model.py", source / "deep"))
     code = {"code/model.py", "code/helper.py", "code/deep/more.py"}
     assert names(tmp_path / "bundle") == code | {"files/more.py"}
 
 
 def test_class_in_the_init_file_of_a_package_takes_the_package_along(tmp_path: Path) -> None:
     path = write_source(tmp_path / "source").with_name("__init__.py")
-    bundle.copy_sources(tmp_path / "bundle", "trip_models", path, None)
+    bundle.copy_sources(tmp_path / "bundle", bundle.find_sources("trip_models", path, None))
     assert "code/trip_models/model.py" in names(tmp_path / "bundle")
 
 
 def test_missing_files_and_too_much_code_are_refused(tmp_path: Path) -> None:
     path = write_source(tmp_path / "source")
     with raises(ProjectError, "project.python_files_missing", path=str(tmp_path / "none")):
-        bundle.copy_sources(tmp_path / "a", "trip_models.model", path, tmp_path / "none")
+        bundle.find_sources("trip_models.model", path, tmp_path / "none")
     path.with_name("large.py").write_bytes(b"#" * (bundle.MAX_CODE_MIB * 2**20))
     with raises(ProjectError, "project.python_code_too_large", limit_mib=bundle.MAX_CODE_MIB):
-        bundle.copy_sources(tmp_path / "b", "trip_models.model", path, None)
+        bundle.find_sources("trip_models.model", path, None)
 
 
 def test_hash_is_of_contents_and_of_names(tmp_path: Path) -> None:
-    first, second = write_python_bundle(tmp_path / "a"), write_python_bundle(tmp_path / "b")
-    assert bundle.digest(first) == bundle.digest(second)
-    (second / "python" / "files" / "slope.txt").rename(second / "python" / "files" / "other.txt")
-    assert bundle.digest(first) != bundle.digest(second)
+    first, second = write_source(tmp_path / "a"), write_source(tmp_path / "b")
+    sources = [
+        bundle.find_sources("trip_models.model", path, path.parents[1] / "slope.txt") for path in (first, second)
+    ]
+    assert bundle.digest(sources[0]) == bundle.digest(sources[1])
+    sources[1]["files/other.txt"] = sources[1].pop("files/slope.txt")
+    assert bundle.digest(sources[0]) != bundle.digest(sources[1])
+
+
+@pytest.mark.parametrize("change", ["rename", "add", "write"])
+def test_bundle_that_changed_is_refused(tmp_path: Path, change: str) -> None:
+    folder = write_python_bundle(tmp_path)
+    slope = folder / "python" / "files" / "slope.txt"
+    if change == "rename":
+        slope.rename(slope.with_name("other.txt"))
+    else:
+        (slope if change == "write" else slope.with_name("more.txt")).write_text("9")
+    with raises(DataError, "data.python_changed"):
+        PythonRecord.load(folder)
 
 
 def test_record_of_a_version_is_that_of_its_bundle(tmp_path: Path) -> None:

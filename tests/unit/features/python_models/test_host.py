@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,18 +13,14 @@ from cluster.errors import DataError
 from features.python_models.bundle import read_files
 from features.python_models.host import PythonHost
 from features.python_models.model_batch import to_ipc_batch
-from tests.factories.deployments.python_bundles import HELPER, PACKAGE, SIGMOID, write_python_bundle
+from tests.factories.deployments.python_bundles import HELPER, PACKAGE, SIGMOID, restored_imports, write_python_bundle
 from tests.factories.errors import raises
 
 
 @pytest.fixture(autouse=True)
-def restored_imports() -> Iterator[None]:
-    """The host has a process of its own, and does not give back what it changes."""
-    path, quiet = list(sys.path), sys.dont_write_bytecode
-    yield
-    sys.path[:], sys.dont_write_bytecode = path, quiet
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
-        del sys.modules[name]
+def imports() -> Iterator[None]:
+    with restored_imports():
+        yield
 
 
 def rows(*distances: float) -> bytes:
