@@ -28,6 +28,7 @@ from monitoring.retraining.triggers import OnRows, RetrainPolicy, Trigger
 from rayloop.module_shadowing import hiding_module
 from trainers import metrics
 from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneConfig
+from trainers.estimators.catalog import check_task
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.models.parameters import check_parameters
@@ -250,6 +251,8 @@ class Project:
             check_auto(self.model, self.train, self.tune, self.compress)
         elif not self.model.is_module:
             check_settings(self.model, self.train, self.tune, self.compress)
+        if self.model.is_estimator:
+            check_task(self.model, self.task)
         space = self.tune.space if self.tune else {}
         check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
         for step in self.compress:

@@ -17,6 +17,8 @@ Schedule = Literal["onecycle", "cosine", "constant"]
 Precision = Literal["float32", "bf16", "fp16"]
 TREES = ("lightgbm", "xgboost")
 """Kinds of models that are boosted trees."""
+SKLEARN: Literal["sklearn"] = "sklearn"
+"""Kind of a model that is an estimator of scikit-learn, fitted in one go."""
 IMPORTED: Literal["imported"] = "imported"
 """Kind of a model that was trained elsewhere."""
 PYTHON = "python"
@@ -134,15 +136,17 @@ class ModelSpec(Frozen):
     """Kind of a model and its parameters."""
 
     build: (
-        Literal["linear", "mlp", "ft_transformer", "lightgbm", "xgboost", "imported", "auto"] | Callable[..., Any]
+        Literal["linear", "mlp", "ft_transformer", "lightgbm", "xgboost", "sklearn", "imported", "auto"]
+        | Callable[..., Any]
     ) = "mlp"
     """A built-in kind; "imported", for the model that ``rayloop import`` took; "auto", for the best that a race of the
     kinds finds in ``minutes``; or a function
     ``build(inputs: InputSpec, task: Task, **parameters) -> torch.nn.Module``. Ray pickles the function within the job;
     serving does not need it."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
-    """Keyword arguments of ``build``; the others keep their defaults. Of trees: trainers/trees/parameters.py;
-    of "auto": trainers/selection/auto_parameters.py."""
+    """Keyword arguments of ``build``; the others keep their defaults. Of trees: trainers/trees/parameters.py. Of
+    "sklearn": ``estimator``, a name of trainers/estimators/catalog.py, and the estimator's own parameters. Of "auto":
+    trainers/selection/auto_parameters.py."""
     minutes: float = Field(default=AUTO_MINUTES, gt=0)
     """Of "auto": wall-clock minutes after which the race ends."""
 
@@ -155,7 +159,12 @@ class ModelSpec(Frozen):
     @property
     def is_module(self) -> bool:
         """Whether it is a torch module, and not trained by a library of its own."""
-        return self.build not in (*TREES, IMPORTED, AUTO) and not self.is_python
+        return self.build not in (*TREES, SKLEARN, IMPORTED, AUTO) and not self.is_python
+
+    @property
+    def is_estimator(self) -> bool:
+        """Whether it is an estimator of scikit-learn."""
+        return self.build == SKLEARN
 
     @property
     def is_auto(self) -> bool:

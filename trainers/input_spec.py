@@ -11,6 +11,8 @@ from cluster.values import Frozen, Task
 from features.definitions import Column
 from features.encoder import Arrays, Encoder
 
+CLIP_STD = 5.0
+"""Standardized numbers are clipped to this many standard deviations."""
 TAIL = 0.001
 """Quantile at which each tail of a column is clipped before its mean and standard deviation are measured."""
 

@@ -33,6 +33,8 @@ class ExplainerRecord(Stored, stored_as="explainer"):
     method: Method
     reasons: dict[str, str] = Field(default_factory=dict)
     """Words of a reason, by feature."""
+    unit: Unit | None = Field(default=None, exclude_if=lambda unit: unit is None)
+    """Unit of exact contributions; None: that of logits, or of a regression's label."""
 
 
 class Background(NamedTuple):
@@ -85,7 +87,7 @@ class Explainer(NamedTuple):
             rows = LinearExplainer(data, feature_of_columns(locations))
         else:
             rows = SampledExplainer(score, data._asdict(), locations)
-        return cls(record, _unit(record.method, task), tuple(locations), rows)
+        return cls(record, record.unit or _unit(record.method, task), tuple(locations), rows)
 
 
 def save_explainer(record: ExplainerRecord, data: ExplainerData, folder: Path) -> None:

@@ -30,7 +30,9 @@ class WarmStart(NamedTuple):
 
 
 def store_starting_point(run: Run, result: FitResult) -> None:
-    """Store a trained model, before compression, among the artifacts of its run."""
+    """Store a trained model, before compression, among the artifacts of its run; an estimator is never continued."""
+    if result.spec.is_estimator:
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / WARM_START_FILE
         path.write_bytes(StartingPoint.of(result).to_bytes())
@@ -48,12 +50,14 @@ def load_warm_start(context: ProjectContext, number: str, spec: ModelSpec) -> Wa
     Raises:
         VersionNotFound: There is no such version, or its run has no stored weights.
         ProjectError: Its features, its task or its model differ from those of the project, or no model is trained, or
-            a race chooses it.
+            it is fitted in one go, or a race chooses it.
     """
     if spec.is_python:
         raise ProjectError("project.python_is_fixed", what="--from-version")
     if spec.is_auto:
         raise ProjectError("project.auto_chooses", what="--from-version")
+    if spec.is_estimator:
+        raise ProjectError("project.warm_start_estimator", model=spec.name)
     registry, features = context.registry, context.project.features
     version = registry.version(context.project.name, number)
     manifest = Manifest.load(registry.fetch(version))

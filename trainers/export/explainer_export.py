@@ -11,7 +11,7 @@ from scipy.special import expit, softmax
 
 from cluster.values import Task
 from features.attributions.additive_terms import AdditiveTerms
-from features.attributions.contributions import Method
+from features.attributions.contributions import Method, Unit
 from features.attributions.explainer_file import (
     Background,
     Explainer,
@@ -22,9 +22,11 @@ from features.attributions.explainer_file import (
 from features.attributions.sampled_shapley import background_size
 from features.encoder import Arrays
 from features.manifest import MODEL_FILE
+from trainers.estimators.estimator_model import EstimatorModel
+from trainers.estimators.layers import Layers
+from trainers.input_spec import CLIP_STD, InputSpec
 from trainers.loop.trainer import FitResult
 from trainers.models.linear import Linear
-from trainers.models.tabular_input import CLIP_STD
 from trainers.scoring import onnx_scorer
 from trainers.trees.leaf_paths import leaf_paths
 from trainers.trees.tree_model import TreeModel
@@ -56,21 +58,29 @@ def export_explainer(result: FitResult, folder: Path, train: pa.Table, reasons: 
     generator = np.random.default_rng(result.config.seed)
     chosen = generator.permutation(train.num_rows)[:CENTER_ROWS]
     rows = result.encoder.encode(train.take(chosen))
-    method, data = _exact(result, rows)
-    if data is None or not _adds_up(result, folder, method, data, rows):
+    record, data = _exact(result, rows)
+    if data is None or not _adds_up(result, folder, record, data, rows):
         features = len(result.encoder.columns)
-        method, data = "sampled", Background(**_head(rows, min(MAX_BACKGROUND, background_size(features))))
-    save_explainer(ExplainerRecord(method=method, reasons=dict(reasons)), data, folder)
-    return method
+        data = Background(**_head(rows, min(MAX_BACKGROUND, background_size(features))))
+        record = ExplainerRecord(method="sampled")
+    save_explainer(record.model_copy(update={"reasons": dict(reasons)}), data, folder)
+    return record.method
 
 
-def _exact(result: FitResult, rows: Arrays) -> tuple[Method, ExplainerData | None]:
+def _exact(result: FitResult, rows: Arrays) -> tuple[ExplainerRecord, ExplainerData | None]:
     """The exact method for a kind of model, and its data; None where there is none."""
-    if not result.spec.is_module:
-        model = result.build_model()
-        return "treeshap", leaf_paths(model.forest(), *_unit(result)) if isinstance(model, TreeModel) else None
-    module = result.build_module()
-    return "linear", _linear_terms(module, rows, *_unit(result)) if isinstance(module, Linear) else None
+    linear, trees = ExplainerRecord(method="linear"), ExplainerRecord(method="treeshap")
+    if result.spec.is_module:
+        module = result.build_module()
+        return linear, _linear_terms(module, rows, *_unit(result)) if isinstance(module, Linear) else None
+    model = result.build_model()
+    if isinstance(model, EstimatorModel) and not model.is_forest:
+        return linear, _layer_terms(model.layers(), result.inputs, rows, *_unit(result))
+    if not isinstance(model, TreeModel | EstimatorModel):
+        return trees, None
+    forest = model.forest()
+    trees = trees.model_copy(update={"unit": "probability" if forest.of_probabilities else None})
+    return trees, leaf_paths(forest, *((1.0, 0.0) if forest.of_probabilities else _unit(result)))
 
 
 def _unit(result: FitResult) -> tuple[float, float]:
@@ -103,28 +113,53 @@ def _linear_terms(module: Linear, rows: Arrays, scale: float, shift: float) -> A
         bias=state["head.bias"] * scale + shift,
         center=np.empty(0),
     )
-    return terms._replace(center=np.stack([terms.terms(rows, k).mean(axis=0) for k in range(len(head))]))
+    return _center(terms, rows)
 
 
-def _adds_up(result: FitResult, folder: Path, method: Method, data: ExplainerData, rows: Arrays) -> bool:
+def _layer_terms(layers: Layers, inputs: InputSpec, rows: Arrays, scale: float, shift: float) -> AdditiveTerms | None:
+    """Terms of a model of one layer, on the columns of trainers.estimators.columns.dense_columns."""
+    if len(layers.weights) > 1:
+        return None
+    head, flags = layers.weights[0].T * scale, inputs.width + len(inputs.missing)
+    missing = np.zeros((len(head), inputs.width))
+    missing[:, list(inputs.missing)] = head[:, inputs.width : flags]
+    terms = AdditiveTerms(
+        mean=np.array(inputs.mean),
+        std=np.array(inputs.std),
+        clip=np.array([CLIP_STD]),
+        weight=head[:, : inputs.width],
+        missing=missing,
+        tables=head[:, flags:],
+        first_code=np.cumsum([0, *inputs.cardinalities])[:-1].astype(np.int64),
+        bias=layers.biases[0] * scale + shift,
+        center=np.empty(0),
+    )
+    return _center(terms, rows)
+
+
+def _center(terms: AdditiveTerms, rows: Arrays) -> AdditiveTerms:
+    outputs = range(len(terms.bias))
+    return terms._replace(center=np.stack([terms.terms(rows, k).mean(axis=0) for k in outputs]))
+
+
+def _adds_up(result: FitResult, folder: Path, record: ExplainerRecord, data: ExplainerData, rows: Arrays) -> bool:
     """Whether the method's contributions add up to the scores of model.onnx."""
     session, some = onnx_scorer.open_session(folder / MODEL_FILE), _head(rows, CHECKED_ROWS)
-    explainer = Explainer.build(
-        ExplainerRecord(method=method), data, result.encoder, result.task, lambda arrays: np.empty(0)
-    )
+    explainer = Explainer.build(record, data, result.encoder, result.task, lambda arrays: np.empty(0))
     totals = [
         [explainer.rows.explain(row, output).total for output in range(result.task.outputs)]
         for row in ({name: values[i : i + 1] for name, values in some.items()} for i in range(len(some["numbers"])))
     ]
-    difference = np.abs(_scores(result.task, np.array(totals)) - onnx_scorer.score(session, some)).max()
+    scores = _scores(result.task, np.array(totals), explainer.unit)
+    difference = np.abs(scores - onnx_scorer.score(session, some)).max()
     return bool(difference / result.inputs.label_std <= TOLERANCE)
 
 
-def _scores(task: Task, totals: np.ndarray) -> np.ndarray:
+def _scores(task: Task, totals: np.ndarray, unit: Unit) -> np.ndarray:
     """Scores from sums of contributions, [rows, outputs]."""
-    if task.kind == "multiclass":
+    if unit == "logit":
         return np.asarray(softmax(totals, axis=1))
-    scores = totals if task.kind == "regression" else expit(totals)
+    scores = expit(totals) if unit == "log-odds" else totals
     return scores if task.wide else scores[:, 0]
 
 

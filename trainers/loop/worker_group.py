@@ -26,7 +26,7 @@ from cluster.errors import DataError, ProjectError, RayloopError
 from trainers.config import TrainConfig
 from trainers.data.dataset_sharding import ExactShards
 from trainers.data.datasets import EncodedData, load_rows, make_loaders
-from trainers.loop import boosting_loop, selection_loop, train_loop
+from trainers.loop import library_loop, selection_loop, train_loop
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.process_group import DDPGroup, ProcessGroup
 from trainers.loop.train_events import EpochResult, StepProgress, TrainResult
@@ -147,7 +147,7 @@ def _train(arguments: dict[str, Any], group: ProcessGroup, checkpointer: Checkpo
         rows = load_rows(arguments["parts"], ray_train.get_dataset_shard)
         if spec.model.is_auto:
             return selection_loop.train(spec, *rows, on_epoch, on_progress)
-        return boosting_loop.train(spec, *rows, on_epoch, on_progress)
+        return library_loop.train(spec, *rows, on_epoch, on_progress)
     loader, held_out = make_loaders(
         arguments["parts"], spec.config, group.rank, group.size, ray_train.get_dataset_shard
     )

@@ -19,6 +19,7 @@ from torch import nn
 from cluster.errors import ProjectError
 from cluster.values import Task
 from trainers.config import ModelSpec
+from trainers.estimators import catalog
 from trainers.input_spec import InputSpec
 from trainers.models.ft_transformer import FtTransformer
 from trainers.models.linear import Linear
@@ -55,11 +56,15 @@ def load(spec: ModelSpec, inputs: InputSpec, task: Task, state: Mapping[str, np.
 def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
     """Build the model and score two rows of zeros, so that a fault shows before workers start and retry.
 
-    Trees have nothing to build: their parameters are checked, and that their library is installed.
+    Trees and estimators have nothing to build: their parameters are checked, and that their library is installed.
 
     Raises:
         ProjectError: The model cannot be built, fails, or returns logits of the wrong shape.
     """
+    if spec.is_estimator:
+        catalog.check_task(spec, task)
+        catalog.create(spec)
+        return
     if not spec.is_module:
         parameters_of(spec)
         library_of(spec)
@@ -80,6 +85,8 @@ def check(spec: ModelSpec, inputs: InputSpec, task: Task) -> None:
 
 def effective_parameters(spec: ModelSpec) -> dict[str, Any]:
     """Parameters of the model: those of ``spec``, and the builder's defaults for the others."""
+    if spec.is_estimator:
+        return catalog.effective_parameters(spec)
     if not spec.is_module:
         return parameters_of(spec).model_dump()
     accepted = inspect.signature(_builder(spec)).parameters.values()

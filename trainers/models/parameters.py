@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from cluster.errors import ProjectError
 from trainers.config import ModelSpec
+from trainers.estimators import catalog
 from trainers.trees.parameters import check_names
 
 BUILT_IN: dict[str, tuple[str, ...]] = {
@@ -26,7 +27,7 @@ def check_parameters(spec: ModelSpec, names: Iterable[str]) -> None:
     if spec.is_fixed or spec.is_auto:
         return  # they have no builder: rayloop.project checks an automatic one as a whole
     if not spec.is_module:
-        check_names(spec, names)
+        (catalog.check_names if spec.is_estimator else check_names)(spec, names)
         return
     if isinstance(spec.build, str):
         offered = list(BUILT_IN[spec.build])

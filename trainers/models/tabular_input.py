@@ -6,10 +6,8 @@ import torch
 from torch import nn
 
 from features.encoder import UNKNOWN_CODE
-from trainers.input_spec import InputSpec
+from trainers.input_spec import CLIP_STD, InputSpec
 
-CLIP_STD = 5.0
-"""Standardized numbers are clipped to this many standard deviations."""
 EMBEDDING_STD = 0.1
 
 

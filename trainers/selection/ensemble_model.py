@@ -9,6 +9,7 @@ import numpy as np
 from cluster.values import Task
 from features.encoder import Arrays
 from trainers.config import ModelSpec
+from trainers.estimators.estimator_model import EstimatorModel
 from trainers.evaluation import calibration
 from trainers.fitted_model import FittedModel
 from trainers.input_spec import InputSpec
@@ -57,6 +58,8 @@ def build_fitted(spec: ModelSpec, task: Task, inputs: InputSpec, state: State, t
     if spec.is_module:
         module = model_builder.load(spec, inputs, task, state)
         return ScoringModule(module, task, inputs, temperature).eval()
+    if spec.is_estimator:
+        return EstimatorModel(spec, task, inputs, dict(state), temperature)
     if not spec.is_auto:
         return TreeModel(spec, task, inputs, dict(state), temperature)
     selection = Selection.from_state(state)

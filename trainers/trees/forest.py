@@ -3,10 +3,13 @@ explained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+PROBABILITY_FLOOR = 1e-7
+"""Below it probabilities of a forest have the logarithm of this one (as in trainers/evaluation/calibration.py)."""
 
 
 class Tree(NamedTuple):
@@ -26,31 +29,40 @@ class Tree(NamedTuple):
     left: np.ndarray
     right: np.ndarray
     leaves: np.ndarray
-    """Value of each leaf."""
+    """Value of each leaf; [leaves, k]: for each of the k outputs from ``target`` on."""
     covers: np.ndarray
     """Training rows of each leaf, as the library weights them."""
     target: int
-    """The logit that the tree adds to."""
+    """The output that the tree adds to."""
     categories: dict[int, frozenset[int]]
     """Codes that go left, by position of the split."""
 
+    def split_outputs(self) -> Iterator[Tree]:
+        """The tree, once for each output that its leaves have values for."""
+        for k, values in enumerate(self.leaves.reshape(len(self.leaves), -1).T):
+            yield self._replace(leaves=values, target=self.target + k)
+
 
 class Forest(NamedTuple):
-    """Trees whose values add up to logits."""
+    """Trees whose values add up to outputs: logits, or the standardized label of a regression."""
 
     trees: tuple[Tree, ...]
     base: tuple[float, ...]
-    """What each logit starts from."""
+    """What each output starts from."""
+    of_probabilities: bool = False
+    """Whether the outputs are probabilities, and not logits."""
 
     @classmethod
     def join(cls, forests: Iterable[Forest]) -> Forest:
-        """Forests side by side: the logits of each follow those of the one before."""
+        """Forests side by side: the outputs of each follow those of the one before."""
         trees: list[Tree] = []
         base: list[float] = []
+        of_probabilities = False
         for forest in forests:
             trees += [tree._replace(target=tree.target + len(base)) for tree in forest.trees]
             base += forest.base
-        return cls(tuple(trees), tuple(base))
+            of_probabilities |= forest.of_probabilities
+        return cls(tuple(trees), tuple(base), of_probabilities)
 
 
 def float32_below(values: np.ndarray) -> np.ndarray:

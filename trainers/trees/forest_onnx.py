@@ -17,13 +17,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cluster.values import Task
 from trainers.input_spec import InputSpec
-from trainers.trees.forest import Forest, Tree
+from trainers.trees.forest import PROBABILITY_FLOOR, Forest, Tree
 
 OPSET, ML_OPSET, IR_VERSION = 18, 3, 10
 ML_DOMAIN = "ai.onnx.ml"
+SUMS = "sums"
+"""Name of the tensor [n, outputs] that ``score_nodes`` turns into scores."""
 _BATCH = "batch"
 _MEMBER, _OTHER, _MEMBER_BELOW = 0.0, 1.0, 0.5
 """Entries of a set's table, and the threshold between them: members go left, where values are at most the threshold."""
+
+
+_Step = tuple[str, dict[str, np.ndarray], dict[str, Any]]
+"""Operator, constants behind its first input, attributes."""
 
 
 class _Columns(NamedTuple):
@@ -40,7 +46,7 @@ def forest_to_onnx(forest: Forest, task: Task, inputs: InputSpec, temperature: f
     """Write a forest as an ONNX model with scores as its output.
 
     Args:
-        forest: Trees that add up to logits; of a regression to the standardized label.
+        forest: Trees that add up to logits or probabilities; of a regression to the standardized label.
         task: The task.
         inputs: Description of the inputs.
         temperature: Divides the logits.
@@ -48,7 +54,7 @@ def forest_to_onnx(forest: Forest, task: Task, inputs: InputSpec, temperature: f
     columns = _place_columns(forest, inputs)
     nodes, tables = _column_nodes(columns, inputs)
     nodes.append(_ensemble(forest, columns, inputs))
-    more, constants = _score_nodes(task, inputs, temperature)
+    more, constants = score_nodes(task, inputs, temperature, of_probabilities=forest.of_probabilities)
     kinds = (("numbers", TensorProto.FLOAT, inputs.width), ("codes", TensorProto.INT64, len(inputs.cardinalities)))
     shape: list[str | int] = [_BATCH, task.outputs] if task.wide else [_BATCH]
     graph = helper.make_graph(
@@ -130,7 +136,7 @@ def _ensemble(forest: Forest, columns: _Columns, inputs: InputSpec) -> onnx.Node
     return helper.make_node(
         "TreeEnsembleRegressor",
         ["columns"],
-        ["logits"],
+        [SUMS],
         domain=ML_DOMAIN,
         n_targets=len(forest.base),
         aggregate_function="SUM",
@@ -144,7 +150,7 @@ def _ensemble(forest: Forest, columns: _Columns, inputs: InputSpec) -> onnx.Node
 def _tree_attributes(number: int, tree: Tree, columns: _Columns, inputs: InputSpec) -> dict[str, np.ndarray]:
     """Attributes of one tree: its splits, numbered from 0 on, then its leaves. Of "modes", 1 is a split."""
     splits, leaves = len(tree.features), len(tree.leaves)
-    count = splits + leaves
+    count, width = splits + leaves, tree.leaves.reshape(leaves, -1).shape[1]
     feature, threshold = _tests(tree, columns, inputs)
     children = [np.where(child >= 0, child, splits - 1 - child) for child in (tree.left, tree.right)]
 
@@ -160,10 +166,10 @@ def _tree_attributes(number: int, tree: Tree, columns: _Columns, inputs: InputSp
         "nodes_truenodeids": filled(children[0], np.int64),
         "nodes_falsenodeids": filled(children[1], np.int64),
         "nodes_missing_value_tracks_true": filled(tree.missing_left, np.int64),
-        "target_treeids": np.full(leaves, number),
-        "target_nodeids": splits + np.arange(leaves),
-        "target_ids": np.full(leaves, tree.target),
-        "target_weights": np.asarray(tree.leaves, np.float32),
+        "target_treeids": np.full(leaves * width, number),
+        "target_nodeids": np.repeat(splits + np.arange(leaves), width),
+        "target_ids": np.tile(tree.target + np.arange(width), leaves),
+        "target_weights": np.asarray(tree.leaves, np.float32).ravel(),
     }
 
 
@@ -179,28 +185,46 @@ def _tests(tree: Tree, columns: _Columns, inputs: InputSpec) -> tuple[np.ndarray
     return features, thresholds
 
 
-def _score_nodes(
-    task: Task, inputs: InputSpec, temperature: float
+def score_nodes(
+    task: Task, inputs: InputSpec, temperature: float, *, of_probabilities: bool
 ) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Nodes from "logits" [n, outputs] to "scores", and their constants."""
-    steps: list[tuple[str, dict[str, np.ndarray], dict[str, Any]]] = []
+    """Nodes from ``SUMS`` to "scores", and their constants.
+
+    Args:
+        task: The task.
+        inputs: Description of the inputs.
+        temperature: Divides the logits.
+        of_probabilities: Whether the sums are probabilities, and not logits. With a temperature each one of a task
+            without exclusive classes is followed by that of the opposite, whose logarithm float32 holds near 1, too.
+    """
+    steps: list[_Step] = []
+    of_logits = task.kind != "regression" and not of_probabilities
+    if task.kind != "regression" and of_probabilities:
+        steps += _logit_steps(task) if temperature != 1.0 else [("Identity", {}, {})]
+        of_logits = temperature != 1.0
     if temperature != 1.0:
         steps.append(("Div", {"temperature": np.array(temperature, np.float32)}, {}))
-    if task.kind == "multiclass":
-        steps.append(("Softmax", {}, {"axis": 1}))
-    elif task.kind != "regression":
-        steps.append(("Sigmoid", {}, {}))
+    if of_logits:
+        steps.append(("Softmax", {}, {"axis": 1}) if task.kind == "multiclass" else ("Sigmoid", {}, {}))
     if not task.wide:
         steps.append(("Squeeze", {"axes": np.array([1], np.int64)}, {}))
     if task.kind == "regression":
         steps.append(("Mul", {"label_std": np.array(inputs.label_std, np.float32)}, {}))
         steps.append(("Add", {"label_mean": np.array(inputs.label_mean, np.float32)}, {}))
-    names = ["logits", *(f"step_{i}" for i in range(1, len(steps))), "scores"]
+    names = [SUMS, *(f"step_{i}" for i in range(1, len(steps))), "scores"]
     nodes = [
         helper.make_node(kind, [names[i], *constants], [names[i + 1]], **options)
         for i, (kind, constants, options) in enumerate(steps)
     ]
     return nodes, _merge(constants for _, constants, _ in steps)
+
+
+def _logit_steps(task: Task) -> list[_Step]:
+    """From probabilities to their logarithms; of one class for each output, less those of the other."""
+    steps: list[_Step] = [("Max", {"floor": np.array(PROBABILITY_FLOOR, np.float32)}, {}), ("Log", {}, {})]
+    if task.kind != "multiclass":
+        steps.append(("MatMul", {"signs": np.kron(np.eye(task.outputs), [[1], [-1]]).astype(np.float32)}, {}))
+    return steps
 
 
 def _merge(parts: Iterable[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

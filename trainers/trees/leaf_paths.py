@@ -26,10 +26,11 @@ def leaf_paths(forest: Forest, scale: float, shift: float) -> LeafPaths | None:
     """The conditions of all leaves; None where they are too many.
 
     Args:
-        forest: Trees that add up to logits.
-        scale: Factor from logits to the unit of contributions.
-        shift: Added to the scaled logits.
+        forest: The trees.
+        scale: Factor from their sums to the unit of contributions.
+        shift: Added to the scaled sums.
     """
+    forest = forest._replace(trees=tuple(each for tree in forest.trees for each in tree.split_outputs()))
     base = np.array(forest.base, np.float64) * scale + shift
     conditions, edges, leaves = list[tuple[int, int, float]](), list[tuple[int, bool]](), list[tuple[int, float, int]]()
     first = 0

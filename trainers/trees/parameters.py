@@ -15,7 +15,8 @@ TRAIN_FIELDS = frozenset(
     {"patience", "seed", "workers", "threads", "cpus_per_worker", "gpu", "cache_mib", "calibrate", "class_weights"}
     | {"restarts", "batch_size", "epochs"}
 )
-"""Fields of TrainConfig that trees have a use for; "epochs" and "batch_size" only at their defaults."""
+"""Fields of TrainConfig that trees and estimators have a use for; "epochs" and "batch_size" only at their defaults, and
+so "patience" of an estimator."""
 BLOCKS = 50
 """Most evaluations of a training: after each block of rounds the validation rows are scored."""
 PATIENCE = 50
@@ -113,7 +114,8 @@ def check_names(spec: ModelSpec, names: Iterable[str]) -> None:
 def check_settings(
     spec: ModelSpec, config: TrainConfig, tuning: TuneConfig | None = None, compress: Iterable[Compression] = ()
 ) -> None:
-    """Check that no setting is changed that has no meaning for trees, and that nothing would compress them.
+    """Check that no setting is changed that has no meaning for trees or estimators, and that nothing would compress
+    them.
 
     Args:
         spec: The model.
@@ -126,7 +128,7 @@ def check_settings(
     """
     default = TrainConfig()
     for name in TrainConfig.model_fields:
-        fixed = name not in TRAIN_FIELDS or name in ("epochs", "batch_size")
+        fixed = name not in TRAIN_FIELDS or name in ("epochs", "batch_size", *(["patience"] * spec.is_estimator))
         if (fixed or (name == "gpu" and config.gpu is True)) and getattr(config, name) != getattr(default, name):
             raise ProjectError("project.setting_not_for_trees", name=name, model=spec.name, value=getattr(config, name))
     for name in tuning.space if tuning else ():

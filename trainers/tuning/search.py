@@ -112,12 +112,14 @@ def _run_tpe(run: SearchRun, weights: str) -> None:
 
 
 def _epochs(run: SearchRun) -> tuple[int, int]:
-    """Most epochs of a trial, and those before it may be stopped; of trees blocks of rounds.
+    """Most epochs of a trial, and those before it may be stopped; of trees blocks of rounds, of an estimator one.
 
     A low learning rate is behind in the first rounds: trees get a fifth of them before they are compared.
     """
     if run.spec.model.is_module:
         return run.spec.config.epochs, run.tuning.grace_epochs
+    if run.spec.model.is_estimator:
+        return 1, 1
     return BLOCKS, max(run.tuning.grace_epochs, BLOCKS // 5)
 
 

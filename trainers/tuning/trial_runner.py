@@ -20,7 +20,7 @@ from cluster.env import environment_defaults
 from cluster.log_suppression import suppress_logs
 from trainers.config import ModelSpec, TrainConfig, TuneConfig, apply_settings
 from trainers.data.datasets import EncodedData
-from trainers.loop import boosting_loop, train_loop
+from trainers.loop import library_loop, train_loop
 from trainers.loop.checkpointer import Checkpointer
 from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import EpochResult, TrainResult
@@ -169,7 +169,7 @@ def _train_on_workers(spec: TrainSpec, encoded_data: EncodedData, plan: TrialPla
 def _train_here(spec: TrainSpec, encoded_data: EncodedData, plan: TrialPlan) -> TrainResult:
     torch.set_num_threads(spec.config.threads)
     if not spec.model.is_module:
-        return boosting_loop.train(spec, *encoded_data.local_rows(), _report)
+        return library_loop.train(spec, *encoded_data.local_rows(), _report)
     group = ProcessGroup(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     checkpointer = Checkpointer(plan.checkpoints, plan.origin) if plan.checkpoints else None
     loader, held_out = encoded_data.local_loaders(spec.config)

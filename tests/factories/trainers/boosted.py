@@ -1,4 +1,4 @@
-"""Trees trained in this process on small frames."""
+"""Trees and estimators trained in this process on small frames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
 from tests.factories.trainers.training import rows
 from trainers.config import ModelSpec, TrainConfig
 from trainers.input_spec import InputSpec
-from trainers.loop import boosting_loop
+from trainers.loop import library_loop
 from trainers.loop.train_spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def boosted(
     table: pa.Table | None = None,
     start: FitResult | None = None,
 ) -> FitResult:
-    """Trees as ``fit`` returns them; ``start`` are trees that continue, with their encoder and scale."""
+    """Trees or an estimator as ``fit`` returns them; ``start`` are trees that continue, with encoder and scale."""
     from trainers.loop.trainer import FitResult  # imports Ray, which few of the tests here need
 
     spec = spec or ModelSpec(build="lightgbm", parameters=FEW_ROUNDS)
@@ -42,7 +42,7 @@ def boosted(
     if start:
         inputs = start.inputs
     state = start.state if start else None
-    outcome = boosting_loop.train(TrainSpec(spec, config, task, inputs, state), train, validation)
+    outcome = library_loop.train(TrainSpec(spec, config, task, inputs, state), train, validation)
     return FitResult(
         spec, config, task, encoder, inputs, outcome.state, outcome.epochs, outcome.best.metrics, {}, {"total": 0.0}
     )

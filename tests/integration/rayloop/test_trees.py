@@ -1,4 +1,4 @@
-"""A project of boosted trees on Ray: trained, served and retrained by the commands that a user types."""
+"""Projects of trees on Ray: trained, served and retrained by the commands that a user types."""
 
 from __future__ import annotations
 
@@ -11,40 +11,60 @@ from sklearn.datasets import load_digits
 from cluster.names import CHAMPION
 from cluster.registry import Registry
 from cluster.settings import Settings
-from cluster.values import GateReport
+from cluster.values import GateReport, ModelVersion
 from features.manifest import Manifest
 from tests.factories.rayloop.command import rayloop
 
 FACTORIES = Path(__file__).parents[2] / "factories" / "rayloop"
 PARAMETERS = {"rounds": 20, "learning_rate": 0.2, "num_leaves": 15}
+FOREST = {"estimator": "sklearn.ensemble.ExtraTreesClassifier", "n_estimators": 40, "min_samples_leaf": 2}
 
 
-def _project() -> str:
+def _project(name: str, build: str, parameters: dict[str, object], tune: str = "None") -> str:
     """The project of digits, under another name and with trees."""
     text = (FACTORIES / "digits.py").read_text()
     for old, new in (
-        ("ModelSpec(build=build)", f'ModelSpec(build="lightgbm", parameters={PARAMETERS})'),
+        ("ModelSpec(build=build)", f'ModelSpec(build="{build}", parameters={parameters})'),
         ("TrainConfig(epochs=8, batch_size=128, lr=1e-2, workers=1)", "TrainConfig(workers=1)"),
-        ('    name="digits",\n    task', '    name="boosted",\n    task'),
+        ('    name="digits",\n    task', f'    name="{name}",\n    task'),
+        ("    baseline=False,\n", f"    baseline=False,\n    tune={tune},\n"),
+        ("    TrainConfig,\n", "    Choice,\n    TrainConfig,\n    TuneConfig,\n"),
     ):
         assert old in text
         text = text.replace(old, new)
     return text
 
 
+def _parity(version: ModelVersion) -> float:
+    report = GateReport.from_stored(version.tags["rayloop.gate"])
+    value = next(check for check in report.checks if "parity" in check.name).value
+    assert value is not None
+    return value
+
+
+@pytest.mark.cluster
+def test_project_of_a_scikit_learn_forest_is_tuned_and_registered(cluster: Settings, tmp_path: Path) -> None:
+    tune = 'TuneConfig(space={"max_features": Choice(options=("sqrt", "log2"))}, trials=2)'
+    (tmp_path / "forest.py").write_text(_project("forest", "sklearn", FOREST, tune))
+    assert "trial 2 finished after 1 epochs" in rayloop(cluster, tmp_path, "tune", "forest.py")
+    rayloop(cluster, tmp_path, "train", "forest.py")
+    registry = Registry(cluster)
+    (version,) = registry.versions("forest")
+    assert _parity(version) <= 1e-5
+    manifest = Manifest.load(registry.fetch(version))
+    assert manifest.recipe["model"] == FOREST
+    assert manifest.metrics["accuracy"] > 0.9
+
+
 @pytest.mark.cluster
 def test_project_of_trees_is_trained_served_and_retrained(cluster: Settings, tmp_path: Path) -> None:
-    (tmp_path / "boosted.py").write_text(_project())
+    (tmp_path / "boosted.py").write_text(_project("boosted", "lightgbm", PARAMETERS))
     lines = rayloop(cluster, tmp_path, "run", "boosted.py")
     assert "round 20" in lines
     registry = Registry(cluster)
     champion = registry.version_by_alias("boosted", CHAMPION)
     assert champion is not None
-    report = GateReport.from_stored(champion.tags["rayloop.gate"])
-    parity = next(check for check in report.checks if "parity" in check.name)
-    assert parity.passed
-    assert parity.value is not None
-    assert parity.value <= 1e-5
+    assert _parity(champion) <= 1e-5
     assert Manifest.load(registry.fetch(champion)).recipe["model"] == PARAMETERS
     digits = load_digits()
     inputs = [

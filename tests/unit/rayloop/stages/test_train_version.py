@@ -168,3 +168,5 @@ def test_version_with_other_features_or_without_weights_is_not_continued(
         load_warm_start(at_work, "3", SPEC)
     with raises(ProjectError, "project.warm_start_model", version="1"):
         load_warm_start(at_work, "1", ModelSpec(build="linear"))
+    with raises(ProjectError, "project.warm_start_estimator", model="sklearn"):
+        load_warm_start(at_work, "1", ModelSpec(build="sklearn"))

@@ -69,6 +69,42 @@ def test_exact_contributions_add_up_to_served_scores(kind: TaskKind, build: str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("estimator", ["ensemble.RandomForest", "linear_model"])
+def test_exact_contributions_of_estimators_add_up_to_served_scores(
+    kind: TaskKind, estimator: str, tmp_path: Path
+) -> None:
+    names = ("Regressor", "Ridge") if kind == "regression" else ("Classifier", "LogisticRegression")
+    trees = estimator == "ensemble.RandomForest"
+    name = f"sklearn.{estimator}{names[0] if trees else f'.{names[1]}'}"
+    parameters = {"n_estimators": 10} if trees else {"max_iter": 2000}
+    result = boosted(kind, ModelSpec(build="sklearn", parameters={"estimator": name, **parameters}))
+    if not trees and kind != "regression":
+        result = replace(result, temperature=1.7)
+    explainer, arrays, scores = _explained(result, kind, tmp_path)
+    assert explainer.record.method == ("treeshap" if trees else "linear")
+    of_logits = {"binary": "log-odds", "multiclass": "logit"}
+    expected_unit = "value" if kind == "regression" else "probability" if trees else of_logits[kind]
+    assert explainer.unit == expected_unit
+    totals = _totals(explainer, arrays, result.task.outputs)
+    if expected_unit in of_logits.values():
+        totals = expit(totals) if kind == "binary" else softmax(totals, axis=1)
+    assert np.abs(totals.reshape(scores.shape) - scores).max() / result.inputs.label_std <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "temperature"),
+    [("sklearn.ensemble.RandomForestClassifier", 2.0), ("sklearn.neural_network.MLPClassifier", 1.0)],
+)
+def test_estimator_without_exact_contributions_is_explained_by_samples(
+    name: str, temperature: float, tmp_path: Path
+) -> None:
+    parameters = {"n_estimators": 10} if "Forest" in name else {"hidden_layer_sizes": (4,), "max_iter": 2000}
+    result = boosted(spec=ModelSpec(build="sklearn", parameters={"estimator": name, **parameters}))
+    explainer, _, _ = _explained(replace(result, temperature=temperature), "binary", tmp_path)
+    assert (explainer.record.method, explainer.unit) == ("sampled", "probability")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_sampled_contributions_of_a_net_add_up_to_served_scores(kind: TaskKind, tmp_path: Path) -> None:
     result = trained(kind)
     explainer, arrays, scores = _explained(result, kind, tmp_path)
