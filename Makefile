@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SERVING_TESTS := $(addprefix tests/integration/deployments/,test_serving_integration.py test_tritonclient.py)
+# Tests that take hours together, each up to half an hour.
+PATIENT := -o faulthandler_timeout=2400
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo down test test-unit test-slow test-hosts check docs wheel mutate clean
@@ -27,12 +29,12 @@ test-unit: $(STAMP)
 # Unit tests with new random examples; kills, hangs, scaling, several models under load; the tests of serving behind a door.
 test-slow: $(STAMP)
 	RAYLOOP_EXPLORE=1 $(BIN)/python -m pytest -n auto --long tests/unit tests/benchmarks
-	$(BIN)/python -m pytest -m "slow and not hosts"
+	$(BIN)/python -m pytest $(PATIENT) -m "slow and not hosts"
 	RAYLOOP_DOOR=1 $(BIN)/python -m pytest $(SERVING_TESTS)
 
 # Several hosts made of namespaces, their stores and their faults: needs root, and skips with a reason without.
 test-hosts: $(STAMP)
-	$(BIN)/python -m pytest -rs -m hosts tests/hosts
+	$(BIN)/python -m pytest $(PATIENT) -rs -m hosts tests/hosts
 
 check: $(STAMP)
 	$(BIN)/ruff check .
