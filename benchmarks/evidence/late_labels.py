@@ -4,11 +4,14 @@ The clock is simulated; everything between the log and the journal is the produc
 split, prediction log, collector, criteria, state machine, probation. Requests score whether a customer buys again
 within 90 days. The champion knows a customer's true log-odds up to noise, and so does a sound challenger, with noise of
 its own. The harmful one has learned that repeat purchases are a quarter as likely as they are; its scores are close
-to the champion's where purchases are rare, so no criterion of health tells.
+to the champion's where purchases are rare, so no criterion of health tells. In a third kind of history, which ends ten
+days after the first labels, the challenger is sound, and all labels of rows from after the promotion are inverted, as
+when a pipeline changes: no version is to blame.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
 from statistics import median
@@ -58,6 +61,8 @@ class Outcome(NamedTuple):
     decided_after_days: float
     """From the first label to the verdict after the promotion."""
     labeled: int
+    check: str
+    """Check that the labels failed last; empty for none."""
 
 
 class _Request(NamedTuple):
@@ -86,10 +91,11 @@ class Purchases:
     Args:
         seed: Seed of the history.
         shift: What the challenger adds to the log-odds.
+        inverted: Whether labels of rows from after the promotion are inverted.
     """
 
-    def __init__(self, seed: int, shift: float) -> None:
-        self._chance, self._shift, self._sent = np.random.default_rng(seed), shift, 0
+    def __init__(self, seed: int, shift: float, inverted: bool) -> None:
+        self._chance, self._shift, self._sent, self._inverted = np.random.default_rng(seed), shift, 0, inverted
         self._labels: list[tuple[float, dict[str, float]]] = []
 
     def serve(self, state: RolloutState, at_s: float) -> pa.Table:
@@ -106,7 +112,7 @@ class Purchases:
     def sample(self, state: RolloutState, at_s: float) -> pa.Table:
         """Have the promoted version answer a day. Returns the rows of which the former champion scored copies."""
         n = int(self._chance.binomial(24 * REQUESTS_PER_HOUR, state.policy.probation_share))
-        drawn = self._draw(n, at_s)
+        drawn = self._draw(n, at_s, inverted=self._inverted)
         promoted, former = state.answering_version, state.champion
         batch = PredictionBatch(
             requests=drawn.ids,
@@ -138,13 +144,13 @@ class Purchases:
             rows = pa.table({"id": list(values), "label": list(values.values()), "time": times})
             yield label_rows(rows, round(known_s * 1e6), f"labels:{known_s}")
 
-    def _draw(self, n: int, at_s: float) -> _Drawn:
+    def _draw(self, n: int, at_s: float, inverted: bool = False) -> _Drawn:
         """Draw requests, and remember their labels."""
         truth = self._chance.normal(_LOGIT, _SPREAD, n)
         champion, challenger = (truth + self._chance.normal(0.0, _NOISE, n) for _ in range(2))
         ids = [f"order-{self._sent + i}" for i in range(n)]
         self._sent += n
-        labels = (self._chance.random(n) < _sigmoid(truth)).astype(float)
+        labels = ((self._chance.random(n) < _sigmoid(truth)) != inverted).astype(float)
         self._labels.append((at_s + DELAY_S, dict(zip(ids, labels.tolist(), strict=True))))
         return _Drawn(ids, _sigmoid(champion), _sigmoid(challenger + self._shift))
 
@@ -155,12 +161,12 @@ class Purchases:
 def rows(small: bool, progress: Callable[[str], None]) -> Iterator[Row]:
     """Replay sound and harmful challengers."""
     seeds = range(FEW_SEEDS if small else SEEDS)
-    for harm in (HARM, 0.0):
+    for harm, inverted in ((HARM, False), (0.0, False), (0.0, True)):
         outcomes = []
         for seed in seeds:
-            outcomes.append(replay_history(seed, harm))
-            progress(f"{WORK}, harm {harm:.0%}, seed {seed}: {outcomes[-1]}")
-        yield from _describe(harm, outcomes)
+            outcomes.append(replay_history(seed, harm, inverted))
+            progress(f"{WORK}, harm {harm:.0%}, inverted {inverted}, seed {seed}: {outcomes[-1]}")
+        yield from _describe_inverted(outcomes) if inverted else _describe(harm, outcomes)
 
 
 def _describe(harm: float, outcomes: list[Outcome]) -> Iterator[Row]:
@@ -183,9 +189,28 @@ def _describe(harm: float, outcomes: list[Outcome]) -> Iterator[Row]:
     yield row(f"{WORK}: {kind}", f"{what}, of {len(outcomes)}", float(count), target=target, note=note)
 
 
-def replay_history(seed: int, harm: float) -> Outcome:
-    """Replay one history, from the start of the rollout to the verdict of labels."""
-    purchases, policy = Purchases(seed, shift_for(harm)), follow_label_delay(RolloutPolicy(), DELAY_S)
+def _describe_inverted(outcomes: list[Outcome]) -> Iterator[Row]:
+    expired = [outcome for outcome in outcomes if outcome.journal[-1] == "expire"]
+    checks = Counter(outcome.check for outcome in outcomes)
+    named = ", ".join(f"{check or 'none'} in {count}" for check, count in checks.most_common())
+    note = f"{len(expired)} expired and told a person to decide; the check that failed: {named}"
+    target = Target(of="value", sign="=", limit=len(outcomes))
+    kind = "a sound challenger, labels inverted after the promotion"
+    yield row(f"{WORK}: {kind}", f"neither rolled back nor confirmed, of {len(outcomes)}", float(len(expired)),
+              target=target, note=note)  # fmt: skip
+
+
+def replay_history(seed: int, harm: float, inverted: bool = False) -> Outcome:
+    """Replay one history, from the start of the rollout to the verdict of labels.
+
+    Args:
+        seed: Seed of the history.
+        harm: How much worse the challenger is, as a fraction of the champion's log loss.
+        inverted: Whether labels of rows from after the promotion are inverted.
+    """
+    purchases = Purchases(seed, shift_for(harm), inverted)
+    limit_s = DELAY_S + MOST_DAYS * DAY_S if inverted else None
+    policy = follow_label_delay(RolloutPolicy(probation_s=limit_s), DELAY_S)
     state, now = begin(f"r{seed}", "purchases", "1", ("2",), policy, _START_S), _START_S
     journal = [journal_entry(state, "start", now, {})]
     collector = EvidenceCollector(state.id, ("2",), waits=LabelWaits(policy.label_wait_s, DELAY_S))
@@ -196,19 +221,21 @@ def replay_history(seed: int, harm: float) -> Outcome:
         verdicts = judge_all(state, evidence, state.step_age_s(now))
         state, entry = apply_decision(state, decide(state, verdicts, evidence), now)
         journal += [entry] * (entry.action != "hold")
-    promoted_s = now
+    promoted_s, check = now, ""
     while state.on_probation:
         collector.add_predictions(purchases.sample(state, now))
         now += DAY_S
         labels = list(purchases.labels_until(now))
         for part in labels:
             collector.add_labels(part)
-        state, entry = apply_late_verdict(state, judge_probation(state, collector.evidence(TASK)["2"], now), now)
+        verdict = judge_probation(state, collector.evidence(TASK)["2"], now)
+        check = verdict.check or check
+        state, entry = apply_late_verdict(state, verdict, now)
         journal += [entry] * (entry.action != "hold")
     assert replay("purchases", journal, policy).status == state.status
     labeled = int(journal[-1].evidence.get("labelled", 0.0))
     promoted_days, decided_days = (promoted_s - _START_S) / DAY_S, (now - _START_S - DELAY_S) / DAY_S
-    return Outcome(tuple(entry.action for entry in journal), promoted_days, decided_days, labeled)
+    return Outcome(tuple(entry.action for entry in journal), promoted_days, decided_days, labeled, check)
 
 
 @cache

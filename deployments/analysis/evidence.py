@@ -152,6 +152,8 @@ class RolloutEvidence(Frozen):
     """Rows whose labels did not arrive in time (paired_predictions.py)."""
     validity: ValidityEvidence | None = None
     """What the checks of the evidence need; None where no rows were collected."""
+    late_validity: ValidityEvidence = Field(default_factory=ValidityEvidence)
+    """The same of rows that both versions scored after a promotion."""
 
     @property
     def total(self) -> ComparisonEvidence:

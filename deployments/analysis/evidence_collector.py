@@ -40,6 +40,7 @@ from deployments.analysis.predicted_moments import PredictedMoments
 from deployments.analysis.score_agreement import ScoreAgreement
 from deployments.analysis.scored_rows import ScoredRows
 from deployments.analysis.validity.label_history import label_history
+from deployments.analysis.validity.labeled_sample import score_column
 from deployments.analysis.validity.validity_collector import SeenKeys, ValidityCollector
 from deployments.analysis.validity.validity_evidence import NOTHING_HELD_OUT, Assignment, HeldOut
 from deployments.traffic_split import slice_start
@@ -71,16 +72,12 @@ def evidence_columns(task: Task, group_columns: Sequence[str] = ()) -> tuple[str
         task: Task of the model.
         group_columns: Logged features whose values are groups.
     """
-    name = _score_column(task.kind == "multiclass")
+    name = "probabilities" if task.kind == "multiclass" else "score"
     assigned = ("id", "row", "key", "forced", "rollout", "share", "assigned", "variant", "error", "champion_error")
     timed = ("at", "latency_ms", f"{CHAMPION}_latency_ms", f"{CHALLENGER}_latency_ms")
     several = ("champion_share", "challenger_version", "version", "copied")
     groups = [f"{FEATURES}.{column}" for column in group_columns]
     return (*assigned, *timed, *several, name, f"{CHAMPION}_{name}", f"{CHALLENGER}_{name}", *groups)
-
-
-def _score_column(multiclass: bool) -> str:
-    return "probabilities" if multiclass else "score"
 
 
 class EvidenceCollector:
@@ -231,7 +228,9 @@ class _PairwiseCollector:
     def add_probation(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         """Add rows that this version answered after its promotion, and the former champion scored, too."""
         self._stats[1.0, CHALLENGER] += VariantStats()
-        self._add_pairs(_as_challenger(rows), labels, compare_scores=False)
+        exchanged = _as_challenger(rows)
+        self._add_pairs(exchanged, labels, compare_scores=False)
+        self.validity.add_probation(exchanged, labels)
 
     def evidence(self, task: Task, metric: Metric, held_out: HeldOut) -> RolloutEvidence:
         labeled: dict[float, list[tuple[PairedPrediction, float]]] = defaultdict(list)
@@ -254,9 +253,12 @@ class _PairwiseCollector:
         losses = _compare_losses(task, metric, joined, self._scored.agreement(task, metric))
         losses = losses.model_copy(update={"groups": self._group_decisions(task, joined)})
         overall = self._complete(total, _ALL_SHARES, losses)
-        validity = self.validity.evidence(task, held_out)
         return RolloutEvidence(
-            by_share=by_share, overall=overall, expired_rows=self.pairs.expired_rows, validity=validity
+            by_share=by_share,
+            overall=overall,
+            expired_rows=self.pairs.expired_rows,
+            validity=self.validity.evidence(task, held_out),
+            late_validity=self.validity.late_evidence(task, held_out),
         )
 
     def _group_decisions(
@@ -309,7 +311,7 @@ class _PairwiseCollector:
         return self._keys[scope, copies], self._time_buckets[scope, copies]
 
     def _add_pairs(self, rows: pa.Table, labels: Mapping[str, Label], compare_scores: bool = True) -> None:
-        name = _score_column("champion_probabilities" in rows.column_names)
+        name = score_column(rows)
         champion, challenger = rows.column(f"champion_{name}"), rows.column(f"challenger_{name}")
         both = rows.filter(pc.and_(champion.is_valid(), challenger.is_valid()))
         columns = [both.column(c).to_pylist() for c in ("id", "key", "share", f"champion_{name}", f"challenger_{name}")]
@@ -355,7 +357,7 @@ def _divide(rows: pa.Table, challengers: Sequence[str]) -> tuple[pa.Table, pa.Ta
 
 def _as_challenger(rows: pa.Table) -> pa.Table:
     """Exchange the variants of a probation's rows: in the comparison, the promoted version is still the challenger."""
-    name = _score_column("champion_probabilities" in rows.column_names)
+    name = score_column(rows)
     exchanged = {f"{CHAMPION}_{name}": f"{CHALLENGER}_{name}", f"{CHALLENGER}_{name}": f"{CHAMPION}_{name}"}
     renamed = rows.rename_columns([exchanged.get(column, column) for column in rows.column_names])
     share = pa.array([1.0] * rows.num_rows, pa.float64())
@@ -382,7 +384,7 @@ def _own_scores(rows: pa.Table, version: str) -> pa.Table:
     if "challenger_version" not in rows.column_names:
         return rows
     own = pc.fill_null(pc.equal(rows.column("challenger_version"), version), True)
-    name = f"{CHALLENGER}_{_score_column('champion_probabilities' in rows.column_names)}"
+    name = f"{CHALLENGER}_{score_column(rows)}"
     scores = rows.column(name)
     masked = pc.if_else(own, scores, pa.scalar(None, scores.type))
     return rows.set_column(rows.column_names.index(name), name, masked)

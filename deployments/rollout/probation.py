@@ -5,11 +5,11 @@ promoted, on probation ──no harm within the margin──▶ confirmed
                        ──neither, in time──▶ expired
                        ──another version is put on trial──▶ superseded
 
-The two versions go on being compared by the quality criterion alone, unless the checks doubt the rows of the canary. It
-continues the sequence of labeled rows that began with the canary: rows that both scored then get their labels first. So
-its parts of alpha hold over all looks, in the canary and after it: a promoted version that is no worse than the former
-champion is rolled back for its quality with probability at most ``test_alpha("quality") +
-test_alpha("early_quality")``, and one beyond the margin is confirmed with probability at most ``alpha``.
+The two versions go on being compared by the quality criterion alone, unless the checks doubt the rows. It continues the
+sequence of labeled rows that began with the canary: rows that both scored then get their labels first. So its parts of
+alpha hold over all looks, in the canary and after it: a promoted version that is no worse than the former champion is
+rolled back for its quality with probability at most ``test_alpha("quality") + test_alpha("early_quality")``, and one
+beyond the margin is confirmed with probability at most ``alpha``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from pydantic import Field
 from cluster.values import Decision, Frozen
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.quality_test import compare_quality, format_costs
-from deployments.analysis.validity.validity_checks import UNPROVEN_ROWS
+from deployments.analysis.validity.check_result import CheckResult
+from deployments.analysis.validity.validity_checks import UNPROVEN_ROWS, ValidityResult, check_validity
 from deployments.analysis.verdict import check_evidence
 from deployments.rollout import state_machine
 from deployments.rollout.state_machine import RolloutState, format_due
-from deployments.rollout_policy import DAY_S
+from deployments.rollout_policy import DAY_S, RolloutPolicy
 
 LateAction = Literal["hold", "confirm", "rollback", "alarm", "expire", "supersede"]
 
@@ -38,7 +39,7 @@ class LateVerdict(Frozen):
     """A sentence with the figures."""
     figures: dict[str, float] = Field(default_factory=dict)
     check: str = ""
-    """Check that the evidence of the canary fails, so that labels neither confirm nor roll back; empty for none."""
+    """Check that the evidence fails, so that labels neither confirm nor roll back; empty for none."""
 
 
 def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) -> LateVerdict:
@@ -51,14 +52,10 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
     """
     policy = state.policy.divide_alpha(len(state.initial_challengers))
     quality, paired = compare_quality(evidence, policy), evidence.total.paired
-    validity = check_evidence(evidence, policy, len(state.initial_challengers))
-    # Only rows of the canary are checked. There may be too few of them for a proof, however many labels have come.
-    unproven = validity.unproven if paired.n < UNPROVEN_ROWS else ""
-    doubt = validity.failed.reason if validity.failed else validity.suspicious or unproven
+    canary = check_evidence(evidence, policy, len(state.initial_challengers))
+    failed, doubt = _find_doubt(canary, evidence, policy)
     version, former = state.answering_version, state.champion
-    figures = (
-        quality.figures | validity.figures | {"labelled": float(paired.n), "given_up": float(evidence.expired_rows)}
-    )
+    figures = quality.figures | canary.figures | {"labelled": float(paired.n), "given_up": float(evidence.expired_rows)}
     if quality.regression and not doubt:
         reason = f"labels show harm of v{version} after its promotion: {quality.regression}"
         return LateVerdict(action=policy.on_late_harm, reason=reason, figures=figures)
@@ -71,9 +68,25 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
         reason = f"labels did not decide in {days:.3g} days: {doubt or costs}; v{version} stays"
         return LateVerdict(action="expire", reason=reason, figures=figures)
     reason = f"on probation: {format_due(state)}; {doubt or (costs if paired.n else 'no labeled rows yet')}"
-    return LateVerdict(
-        action="hold", reason=reason, figures=figures, check=validity.failed.check if validity.failed else ""
-    )
+    return LateVerdict(action="hold", reason=reason, figures=figures, check=failed.check if failed else "")
+
+
+def _find_doubt(
+    canary: ValidityResult, evidence: RolloutEvidence, policy: RolloutPolicy
+) -> tuple[CheckResult | None, str]:
+    """The check that rows of the canary, or those of after it, fail; and why labels decide nothing yet, or empty.
+
+    Rows of after the promotion are those of one variant, so that only the checks of labels against scores can fail.
+    They are most of the rows: where any of them is labeled, they alone have to show that labels follow the scores.
+    """
+    late = evidence.late_validity
+    after = check_validity(late, policy, split=0.0, keys="", labeled=late.labeled)
+    failed = canary.failed or after.failed
+    if failed is not None:
+        return failed, failed.reason
+    few = evidence.total.paired.n < UNPROVEN_ROWS
+    unproven = after.unproven if late.labeled else canary.unproven
+    return None, canary.suspicious or after.suspicious or (unproven if few else "")
 
 
 def supersede(state: RolloutState, rollout: str) -> LateVerdict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,8 +14,7 @@ from deployments.analysis.evidence import pairwise_share
 from deployments.analysis.key_counts import key_hash
 from deployments.analysis.paired_predictions import Label
 from deployments.analysis.validity.label_history import LabelHistory
-from deployments.analysis.validity.row_sample import RowArrays, RowSample
-from deployments.analysis.validity.sample_evidence import sample_evidence
+from deployments.analysis.validity.labeled_sample import LabeledSample, score_column
 from deployments.analysis.validity.validity_evidence import Assignment, HeldOut, Suspects, ValidityEvidence
 from deployments.traffic_split import find_slice
 
@@ -60,11 +58,12 @@ class ValidityCollector:
         self._rollout, self._start = rollout, start
         self.history: LabelHistory | None = None
         """How labels came before the rollout; None if that is not known."""
-        self._sample: RowSample | None = None
-        self._misassigned = self._inconsistent = self._repeated = self._changed = Suspects()
+        self._canary, self._probation = LabeledSample(), LabeledSample()
+        self._misassigned = self._inconsistent = Suspects()
         self._first_keys: dict[float, list[int]] = defaultdict(lambda: [0, 0])
         self._lost: dict[float, list[int]] = defaultdict(lambda: [0, 0])
         self._newest: tuple[object, ValidityEvidence] | None = None
+        self._newest_late: tuple[object, ValidityEvidence] | None = None
 
     def check_assignment(self, rows: pa.Table) -> None:
         """Compute the variant of each request again from its key, and the share that was in force."""
@@ -84,19 +83,20 @@ class ValidityCollector:
         """Add rows with pairwise shares and keys (evidence_collector.py), and the labels that came before them."""
         self._newest = None
         self._count_first_keys(rows)
-        name = "probabilities" if "champion_probabilities" in rows.column_names else "score"
-        self._inconsistent = self._inconsistent.add(_inconsistent(rows, name))
-        self._add_to_sample(rows, name, labels)
+        self._inconsistent = self._inconsistent.add(_inconsistent(rows, score_column(rows)))
+        self._canary.add(rows, labels)
+
+    def add_probation(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
+        """Add rows of after the promotion, with the promoted version as the challenger."""
+        self._newest_late = None
+        self._probation.add(rows, labels)
 
     def add_labels(self, labels: Sequence[tuple[str, Label]]) -> None:
-        """Add labels, each the newest of its row; those of rows outside the sample are ignored."""
-        known = [(id, label) for id, label in labels if self._sample is not None and id in self._sample]
-        if not known or self._sample is None:
-            return
-        self._newest = None
-        changed = [id for id, (_, value) in known if self._sample.label(id) not in (None, value)]
-        self._changed = self._changed.add(changed)
-        self._sample.set_labels([id for id, _ in known], [v for _, (_, v) in known], [at for _, (at, _) in known])
+        """Add labels, each the newest of its row; those of rows outside the samples are ignored."""
+        if self._canary.add_labels(labels):
+            self._newest = None
+        if self._probation.add_labels(labels):
+            self._newest_late = None
 
     def add_lost(self, assignment: Assignment, requests: int) -> None:
         """Count requests that were answered and not logged."""
@@ -105,64 +105,30 @@ class ValidityCollector:
         self._lost[share][assignment.assigned == CHALLENGER] += requests
 
     def evidence(self, task: Task, held_out: HeldOut) -> ValidityEvidence:
-        """The evidence so far."""
+        """The evidence so far about the rows of the rollout."""
         if self._newest is None or self._newest[0] != (task, held_out):
             self._newest = (task, held_out), self._evidence(task, held_out)
         return self._newest[1]
 
+    def late_evidence(self, task: Task, held_out: HeldOut) -> ValidityEvidence:
+        """The evidence so far about the rows of after the promotion."""
+        if self._newest_late is None or self._newest_late[0] != (task, held_out):
+            self._newest_late = (task, held_out), self._probation.evidence(task, held_out, self.history)
+        return self._newest_late[1]
+
     def _evidence(self, task: Task, held_out: HeldOut) -> ValidityEvidence:
-        evidence = ValidityEvidence()
-        if self._sample is not None:
-            evidence = sample_evidence(self._sample.arrays(), task, held_out, self.history)
         counted = {
             "misassigned": self._misassigned,
             "inconsistent": self._inconsistent,
-            "repeated_rows": self._repeated,
-            "changed_labels": self._changed,
             "first_keys": {share: (a, b) for share, (a, b) in sorted(self._first_keys.items())},
             "lost": {share: (a, b) for share, (a, b) in sorted(self._lost.items())},
         }
-        return evidence.model_copy(update=counted)
+        return self._canary.evidence(task, held_out, self.history).model_copy(update=counted)
 
     def _count_first_keys(self, rows: pa.Table) -> None:
         firsts = rows.filter(rows.column(FIRST_KEY))
         for share, assigned in zip(firsts["share"].to_pylist(), firsts["assigned"].to_pylist(), strict=True):
             self._first_keys[share][assigned == CHALLENGER] += 1
-
-    def _add_to_sample(self, rows: pa.Table, name: str, labels: Mapping[str, Label]) -> None:
-        champion = rows.column(f"champion_{name}").to_pylist()
-        outputs = next((len(each) for each in champion if isinstance(each, list)), 1)
-        if self._sample is None:
-            self._sample = RowSample(outputs)
-        sample, ids = self._sample, rows.column("id").to_pylist()
-        keys = np.array([key_hash(key) for key in rows.column("key").to_pylist()], np.uint64)
-        fresh, repeated = sample.keeps(keys), []
-        in_batch: set[str] = set()
-        for i in np.flatnonzero(fresh):
-            if ids[i] in sample or ids[i] in in_batch:
-                fresh[i] = False
-                repeated.append(ids[i])
-            in_batch.add(ids[i])
-        self._repeated = self._repeated.add(repeated)
-        known = [labels.get(id) for id in ids]
-        arrays = RowArrays(
-            ids=np.array(ids, object),
-            keys=keys,
-            shares=rows.column("share").to_numpy(),
-            challenger=np.array(pc.equal(rows.column("assigned"), CHALLENGER)),
-            at_us=rows.column("at").cast(pa.int64()).to_numpy(),
-            champion=_scores(champion, outputs),
-            challenger_scores=_scores(rows.column(f"challenger_{name}").to_pylist(), outputs),
-            labels=np.array([np.nan if label is None else label[1] for label in known], np.float64),
-            received_us=np.array([np.nan if label is None else label[0] for label in known], np.float64),
-        )
-        sample.add(arrays.select(fresh))
-
-
-def _scores(values: list[float | list[float] | None], outputs: int) -> np.ndarray:
-    """Scores as an array [rows, outputs], NaN where there are none."""
-    missing = [np.nan] * outputs if outputs > 1 else np.nan
-    return np.array([missing if value is None else value for value in values], np.float64).reshape(-1, outputs)
 
 
 def _inconsistent(rows: pa.Table, name: str) -> list[str]:

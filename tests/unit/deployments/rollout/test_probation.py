@@ -9,6 +9,7 @@ import pytest
 
 from cluster.values import Decision
 from deployments.analysis.evidence import ComparisonEvidence, RolloutEvidence
+from deployments.analysis.evidence_collector import EvidenceCollector
 from deployments.analysis.paired_moments import PairedMoments
 from deployments.analysis.validity.validity_checks import UNPROVEN_ROWS
 from deployments.analysis.validity.validity_evidence import Suspects, ValidityEvidence
@@ -25,6 +26,9 @@ from deployments.rollout.state_machine import (
     roll_back,
 )
 from deployments.rollout_policy import DAY_S, RolloutPolicy
+from deployments.telemetry.prediction_log import prediction_rows
+from tests.factories.deployments.predictions import label_table, prediction_batch
+from tests.factories.deployments.tasks import BINARY
 
 POLICY = follow_label_delay(RolloutPolicy(steps=(0.5, 1.0), bake_s=0.0), 90 * DAY_S)
 STARTED = 1_793_491_200.0
@@ -155,3 +159,33 @@ def test_sound_version_is_rolled_back_with_at_most_the_parts_of_quality() -> Non
                 break
     spent = POLICY.test_alpha("quality") + POLICY.test_alpha("early_quality")
     assert rolled_back <= spent * runs + 3.0 * (spent * runs) ** 0.5
+
+
+def late_rows(rows: int, wrong: bool, seed: int = 0) -> RolloutEvidence:
+    """Rows that v2 answered after its promotion, and v1 scored, too: equally good; the labels may be inverted."""
+    chance = np.random.default_rng(seed)
+    truth = chance.normal(0.0, 1.5, rows)
+    former, promoted = (1.0 / (1.0 + np.exp(-truth - chance.normal(0.0, 0.3, rows))) for _ in range(2))
+    labels = (chance.random(rows) < 1.0 / (1.0 + np.exp(-truth))) != wrong
+    after = {"rollout": "r1", "champion_version": "2", "version": "2", "challenger_version": "1"}
+    batches = [
+        prediction_batch(f"q{i}", promoted[i], former[i], assigned="champion", share=0.0, **after) for i in range(rows)
+    ]
+    collector = EvidenceCollector("r1", ("2",))
+    collector.add_predictions(prediction_rows(batches, "b"))
+    collector.add_labels(label_table({f"q{i}": float(label) for i, label in enumerate(labels)}))
+    return collector.evidence(BINARY)["2"]
+
+
+def test_rows_of_after_the_promotion_are_checked_and_blame_no_version() -> None:
+    for seed in range(5):
+        verdict = judged(late_rows(800, wrong=True, seed=seed), 95.0)
+        assert (verdict.action, verdict.check) == ("hold", "loss")
+        assert judged(late_rows(800, wrong=False, seed=seed), 95.0).check == ""
+
+
+def test_labels_of_after_the_promotion_have_to_follow_the_scores_before_they_decide() -> None:
+    few = late_rows(30, wrong=False).late_validity
+    worse = labeled(0.2, UNPROVEN_ROWS - 1).model_copy(update={"late_validity": few})
+    enough = worse.model_copy(update={"late_validity": late_rows(300, wrong=False).late_validity})
+    assert [judged(evidence, 95.0).action for evidence in (worse, enough)] == ["hold", "rollback"]
