@@ -48,6 +48,7 @@ Training:
     ModelSpec: Which model, with which parameters.
     PythonModel: A class of yours that scores rows, in a process of its own.
     TrainConfig: How it is trained.
+    Oversample: Synthetic rows of rare classes.
     TuneConfig: The search for better settings.
     Choice: Search space: one of several options.
     IntRange: Search space: an integer in a range.

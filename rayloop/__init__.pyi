@@ -49,6 +49,7 @@ from trainers.config import Distill as Distill
 from trainers.config import IntRange as IntRange
 from trainers.config import LogUniform as LogUniform
 from trainers.config import ModelSpec as ModelSpec
+from trainers.config import Oversample as Oversample
 from trainers.config import Prune as Prune
 from trainers.config import PythonModel as PythonModel
 from trainers.config import TrainConfig as TrainConfig

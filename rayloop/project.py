@@ -28,6 +28,7 @@ from monitoring.retraining.triggers import OnRows, RetrainPolicy, Trigger
 from rayloop.module_shadowing import hiding_module
 from trainers import metrics
 from trainers.config import Compression, Distill, ModelSpec, TrainConfig, TuneConfig
+from trainers.data.oversampling import check_classes
 from trainers.estimators.catalog import check_task
 from trainers.evaluation import calibration
 from trainers.evaluation.quality_gate import GatePolicy
@@ -222,6 +223,7 @@ class Project:
         for threshold in self.gate.thresholds:
             metrics.check_metric(self.task, threshold.metric)
         calibration.require_probabilities(self.task, self.train.calibrate)
+        check_classes(self.task, self.train)
         fair = self.gate.fairness
         limits = (fair.max_parity_difference, fair.max_odds_difference)
         if self.task.kind != "binary" and any(limit is not None for limit in limits):

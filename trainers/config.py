@@ -46,6 +46,15 @@ MUTABLE_FIELDS = ("lr", "weight_decay", "clip_norm")
 """Settings that may change during training."""
 
 
+class Oversample(Frozen):
+    """Synthetic rows of rare classes (SMOTE, Chawla et al. 2002), for training only."""
+
+    ratio: float = Field(default=1.0, gt=0, le=1)
+    """Rows of each class to reach, as a share of the rows of the most frequent one."""
+    neighbors: int = Field(default=5, ge=1)
+    """Nearest rows of the same class, toward one of which a synthetic row lies."""
+
+
 class TrainConfig(Frozen):
     """How to train a model.
 
@@ -98,6 +107,11 @@ class TrainConfig(Frozen):
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
     """Weight of each class in the loss. "balanced" gives every class the same total weight (multi-label: rows with and
     without each label). With weights, scores are no longer probabilities of the training rows."""
+    minority: Oversample | None = Field(default=None, exclude_if=lambda minority: minority is None)
+    """Synthetic training rows of rare classes; None adds none. Scores stay probabilities of the true rows."""
+    noise: float = Field(default=0.0, ge=0, exclude_if=lambda noise: not noise)
+    """Gaussian noise on the numbers of training rows, in standard deviations of each column. Modules see new noise in
+    every step, trees and estimators noise that is drawn once."""
     checkpoint_steps: int | None = Field(default=None, ge=0)
     """Steps between checkpoints; 0 writes none within epochs. By default a worker that dies costs at most 4 % of all
     steps, or one step."""
@@ -127,6 +141,8 @@ class TrainConfig(Frozen):
             raise ProjectError("project.unsupported_precision", precision=self.precision, strategy=self.strategy)
         if self.min_workers > self.workers:
             raise ProjectError("project.min_workers_above_workers", min_workers=self.min_workers, workers=self.workers)
+        if self.minority is not None and self.class_weights != "none":
+            raise ProjectError("project.minority_with_class_weights", weights=self.class_weights)
         if self.batch_size < self.workers:
             raise ProjectError("project.batch_smaller_than_workers", batch_size=self.batch_size, workers=self.workers)
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 import numpy as np
+from pydantic import Field
 
 from cluster.errors import DataError
 from cluster.values import Frozen, Task
@@ -41,6 +42,9 @@ class InputSpec(Frozen):
     """Standard deviation of a regression's label."""
     class_shares: tuple[float, ...] = ()
     """Share of training rows in each class (multi-label: with each label)."""
+    logit_shift: tuple[float, ...] = Field(default=(), exclude_if=lambda shift: not shift)
+    """What synthetic rows of rare classes add to each logit, and scores leave out (King and Zeng 2001, "Logistic
+    Regression in Rare Events Data", section 4.1: prior correction); empty without such rows."""
 
     @property
     def width(self) -> int:

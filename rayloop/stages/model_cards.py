@@ -70,6 +70,7 @@ def make_card(run_id: str, build: CandidateBuild, evaluation: CandidateEvaluatio
             fingerprint=build.fingerprint,
             champion=evaluation.champion,
         ),
+        synthetic_rows=fit_result.synthetic_rows,
         weak_labels=frame.weak_labels,
         selection=fit_result.selection,
         override="" if evaluation.report.passed else build.override_gate,

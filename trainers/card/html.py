@@ -162,6 +162,8 @@ def _data(card: ModelCard) -> str:
         f"{card.task.kind.capitalize()}; the label is {card.task.label}. Purged rows are in no part: their label was "
         "not known by the end of the part, or their group is in an earlier part."
     )
+    if card.synthetic_rows:
+        caption += f" Trained on {card.synthetic_rows:,} synthetic rows of rare classes in addition."
     return section("Data", caption, table(("part", "rows", "purged", "from", "to", "mean label"), rows))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import Field
+
 from cluster.values import Check, Frozen, Snapshot, Stored, Task
 from features.labeling.weak_estimate import WeakEstimate
 from trainers.evaluation.assessment import Assessment
@@ -76,6 +78,8 @@ class ModelCard(Stored, stored_as="model card"):
     lineage: CardLineage
     override: str = ""
     compression: str = ""
+    synthetic_rows: int = Field(default=0, exclude_if=lambda rows: not rows)
+    """Synthetic rows of rare classes that it was trained on, beside the rows of ``parts``."""
     weak_labels: WeakEstimate | None = None
     """Labeling functions whose weak labels it was trained on, beside the true labels of ``parts``."""
     selection: Selection | None = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import DataIterator, Dataset
@@ -23,6 +24,7 @@ from features.encoder import Encoder
 from trainers.config import MEBIBYTE, SCORE_BATCH_ROWS, TrainConfig
 from trainers.data.batches import BatchLoader, EncodedRows, MemoryLoader, MemoryValidationLoader, ValidationLoader
 from trainers.data.encoding_task import PARTS, EncodeRows, select_part
+from trainers.data.oversampling import check_classes, synthesize
 from trainers.data.streaming import EncodedPart, StreamLoader, StreamValidationLoader, concat_rows
 from trainers.input_spec import InputSpec
 from trainers.worker_errors import unwrap_error
@@ -80,6 +82,36 @@ class EncodedData:
     validation: EncodedPart
     inputs: InputSpec
     sample_ref: ray.ObjectRef[Any]
+    synthetic_rows: int = 0
+    """Rows of ``train`` that are synthetic."""
+
+    def with_synthetic_rows(self, config: TrainConfig, task: Task) -> EncodedData:
+        """The same rows, with synthetic ones of rare classes to train on if the settings ask for them.
+
+        Args:
+            config: Settings with ``minority`` and ``seed``.
+            task: The task.
+
+        Raises:
+            ProjectError: The task has no classes.
+            DataError: The rows do not fit in ``cache_mib``, or a class has a single row.
+        """
+        check_classes(task, config)
+        if config.minority is None:
+            return self
+        if self.train.rows_ref is None:
+            raise DataError("data.minority_streamed", cache_mib=config.cache_mib)
+        true = self.train.load()
+        arrays = {"numbers": true.numbers, "codes": true.codes}
+        made = synthesize(config.minority, task, self.inputs, arrays, true.labels, true.weights, config.seed)
+        if not len(made.labels):
+            return self
+        weights = () if made.weights is None else (made.weights,)
+        columns = (made.arrays["numbers"], made.arrays["codes"], made.labels, *weights)
+        rows = EncodedRows(*(np.concatenate(pair) for pair in zip(true.arrays, columns, strict=True)))
+        train = replace(self.train, rows=len(rows), rows_ref=ray.put(vars(rows)))
+        inputs = self.inputs.model_copy(update={"logit_shift": made.logit_shift})
+        return replace(self, train=train, inputs=inputs, synthetic_rows=len(made.labels))
 
     def sample(self) -> EncodedRows:
         """At most 200,000 evenly spaced training rows; none with a weak label."""

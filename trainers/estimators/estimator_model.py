@@ -73,11 +73,12 @@ class EstimatorModel:
         """Whether it consists of trees; else of layers."""
         self._files = [state[state_key(i)].tobytes() for i in range(len(state))]
         self._task, self._inputs, self._temperature = task, inputs, temperature
+        self._of_logits = temperature != 1.0 or bool(inputs.logit_shift)
 
     def score(self, arrays: Arrays) -> np.ndarray:
-        """Scores of encoded rows, by the library; with a temperature, from its trees' or layers' outputs."""
-        if self._temperature != 1.0:
-            return scores_of(self._task, self._inputs, self._logits(arrays) / self._temperature)
+        """Scores of encoded rows, by the library; with a temperature or a shift, from its trees' or layers' outputs."""
+        if self._of_logits:
+            return scores_of(self._task, self._inputs, self._logits(arrays), self._temperature)
         outputs = [self._predict(fitted, arrays) for fitted in self._fitted]
         if self._task.kind == "regression":
             return scores_of(self._task, self._inputs, outputs[0])
@@ -89,7 +90,7 @@ class EstimatorModel:
     def to_onnx(self) -> bytes:
         """The same model as an ONNX graph."""
         if self.is_forest:
-            forest = self.forest(opposite=self._temperature != 1.0)
+            forest = self.forest(opposite=self._of_logits)
             return forest_to_onnx(forest, self._task, self._inputs, self._temperature)
         return layers_to_onnx(self.layers(), self._task, self._inputs, self._temperature)
 
@@ -103,11 +104,16 @@ class EstimatorModel:
 
     def layers(self) -> Layers:
         """Its layers, whose outputs are logits before the temperature, or the standardized label."""
+        layers = self._fitted_layers()
+        *deeper, last = layers.biases
+        return layers._replace(biases=(*deeper, last - np.array(self._inputs.logit_shift or 0.0)))
+
+    def _fitted_layers(self) -> Layers:
         return Layers.join([read_layers(fitted.estimator) for fitted in self._fitted])
 
     def _logits(self, arrays: Arrays) -> np.ndarray:
         if not self.is_forest:
-            return self.layers().outputs(dense_columns(arrays, self._inputs))
+            return self._fitted_layers().outputs(dense_columns(arrays, self._inputs))
         logs = [np.log(np.maximum(self._predict(fitted, arrays), PROBABILITY_FLOOR)) for fitted in self._fitted]
         return (
             logs[0] if self._task.kind == "multiclass" else np.column_stack([each[:, 1] - each[:, 0] for each in logs])

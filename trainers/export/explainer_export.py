@@ -71,8 +71,8 @@ def _exact(result: FitResult, rows: Arrays) -> tuple[ExplainerRecord, ExplainerD
     """The exact method for a kind of model, and its data; None where there is none."""
     linear, trees = ExplainerRecord(method="linear"), ExplainerRecord(method="treeshap")
     if result.spec.is_module:
-        module = result.build_module()
-        return linear, _linear_terms(module, rows, *_unit(result)) if isinstance(module, Linear) else None
+        module, inputs = result.build_module(), result.inputs
+        return linear, _linear_terms(module, inputs, rows, *_unit(result)) if isinstance(module, Linear) else None
     model = result.build_model()
     if isinstance(model, EstimatorModel) and not model.is_forest:
         return linear, _layer_terms(model.layers(), result.inputs, rows, *_unit(result))
@@ -90,7 +90,7 @@ def _unit(result: FitResult) -> tuple[float, float]:
     return 1.0 / result.temperature, 0.0
 
 
-def _linear_terms(module: Linear, rows: Arrays, scale: float, shift: float) -> AdditiveTerms:
+def _linear_terms(module: Linear, inputs: InputSpec, rows: Arrays, scale: float, shift: float) -> AdditiveTerms:
     state = {name: values.detach().numpy().astype(np.float64) for name, values in module.state_dict().items()}
     head, width = state["head.weight"] * scale, len(state["inputs.mean"])
     indicators = module.inputs.missing.numpy()
@@ -110,7 +110,7 @@ def _linear_terms(module: Linear, rows: Arrays, scale: float, shift: float) -> A
         missing=missing,
         tables=np.hstack(by_category) if by_category else np.empty((len(head), 0)),
         first_code=np.cumsum([0, *sizes])[:-1].astype(np.int64),
-        bias=state["head.bias"] * scale + shift,
+        bias=(state["head.bias"] - np.array(inputs.logit_shift or 0.0)) * scale + shift,
         center=np.empty(0),
     )
     return _center(terms, rows)

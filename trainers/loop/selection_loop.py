@@ -20,7 +20,7 @@ from cluster.row_losses import row_loss
 from trainers import metrics
 from trainers.config import TREES, ModelSpec
 from trainers.data.batches import EncodedRows, MemoryLoader, MemoryValidationLoader
-from trainers.loop import boosting_loop, train_loop
+from trainers.loop import library_loop, train_loop
 from trainers.loop.process_group import ProcessGroup
 from trainers.loop.train_events import AttemptResult, EpochResult, StepProgress, TrainResult, Weights
 from trainers.loop.train_spec import TrainSpec
@@ -164,7 +164,7 @@ class _SelectionLoop:
 
     def _fit(self, spec: TrainSpec, rows: EncodedRows, out_of_time: Callable[[], bool]) -> TrainResult:
         if not spec.model.is_module:
-            return boosting_loop.train(
+            return library_loop.train(
                 spec, rows, self._held_out, on_progress=self._pass_progress, out_of_time=out_of_time
             )
         return train_loop.train(

@@ -11,7 +11,7 @@ from cluster.errors import DataError
 from trainers import metrics
 from trainers.data.batches import EncodedRows
 from trainers.estimators.estimator_model import EstimatorModel, fit_estimator
-from trainers.loop.train_events import EpochResult, TrainResult
+from trainers.loop.train_events import EpochResult, TrainResult, Weights
 from trainers.loop.train_spec import TrainSpec
 from trainers.loop.validation import measure, score_rows
 
@@ -40,7 +40,7 @@ def train(
     state = fit_estimator(spec.model, spec.config, spec.task, spec.inputs, rows)
     trained = time.monotonic()
     model = EstimatorModel(spec.model, spec.task, spec.inputs, state)
-    loss, validation = _loss(spec, model, rows.thin(LOSS_ROWS)), measure(model, spec.task, held_out)
+    loss, validation = _loss(spec, state, rows.thin(LOSS_ROWS)), measure(model, spec.task, held_out)
     if np.isnan(validation[primary.name]):
         raise DataError("data.metric_undefined", metric=primary.name)
     epoch = EpochResult(
@@ -59,8 +59,10 @@ def train(
     return TrainResult(state, (epoch,))
 
 
-def _loss(spec: TrainSpec, model: EstimatorModel, rows: EncodedRows) -> float:
-    """Mean loss of training rows: log loss, or the squared error of the standardized label."""
+def _loss(spec: TrainSpec, state: Weights, rows: EncodedRows) -> float:
+    """Mean loss of training rows, synthetic ones included: log loss, or the squared error of the standardized label."""
+    as_trained = spec.inputs.model_copy(update={"logit_shift": ()})
+    model = EstimatorModel(spec.model, spec.task, as_trained, state)
     name = "rmse" if spec.task.kind == "regression" else "log_loss"
     value = metrics.prepare(spec.task, name, score_rows(model, rows), rows.labels)(None)
     return (value / spec.inputs.label_std) ** 2 if name == "rmse" else value

@@ -16,6 +16,7 @@ from cluster.errors import DataError
 from trainers import losses, metrics
 from trainers.data.batches import Batch, BatchLoader, ValidationLoader
 from trainers.data.device_transfer import to_device
+from trainers.data.noise import noisy_batches
 from trainers.loop import rng_state
 from trainers.loop.checkpoint_state import capture_state, restore_state
 from trainers.loop.checkpointer import Checkpointer, load_checkpoint
@@ -83,7 +84,8 @@ class _Training:
         checkpointer: Checkpointer | None,
         out_of_time: Callable[[], bool],
     ) -> None:
-        self._spec, self._loader, self._held_out, self._group = spec, to_device(loader, group.device), held_out, group
+        self._spec, self._held_out, self._group = spec, held_out, group
+        self._loader = noisy_batches(to_device(loader, group.device), spec.config, spec.inputs, group.rank)
         self._on_progress, self._checkpointer, self._out_of_time = on_progress, checkpointer, out_of_time
         # Building a teacher draws random numbers: it comes before the student's generators are seeded.
         loss = _make_loss(spec, group)

@@ -82,6 +82,8 @@ class FitResult:
     """Wall-clock seconds: "encode", "train", "validate", "start and end" (the rest) and "total"."""
     temperature: float = 1.0
     """Divides the logits (temperature scaling)."""
+    synthetic_rows: int = 0
+    """Synthetic rows of rare classes that it was trained on."""
     import_parity: float = 0.0
     """Of an imported model: largest difference between its graph's scores and its own, before it was imported."""
     model: FittedModel | None = None
@@ -148,13 +150,16 @@ def fit(
         (check_auto if request.spec.is_auto else check_settings)(request.spec, config)
         config = pool_workers(config, workers_of_one_node(config))
     started = time.perf_counter()
-    encoded_data = data.encode(request.encoder, task, config.cache_mib)
+    encoded_data = data.encode(request.encoder, task, config.cache_mib).with_synthetic_rows(config, task)
+    if encoded_data.synthetic_rows:
+        print_line(f"training on {encoded_data.synthetic_rows:,} synthetic rows of rare classes")
     if not request.spec.is_auto:
         model_builder.check(request.spec, encoded_data.inputs, task)
     encode_seconds = time.perf_counter() - started
     inputs = encoded_data.inputs
     if request.inputs is not None:
-        inputs = request.inputs.model_copy(update={"class_shares": inputs.class_shares})
+        ours = {"class_shares": inputs.class_shares, "logit_shift": inputs.logit_shift}
+        inputs = request.inputs.model_copy(update=ours)
     losses.class_weights(task, config, inputs)
     if warning := capacity_warning(config.min_workers or config.workers, config.cpus_per_worker):
         print_line(warning)
@@ -174,6 +179,7 @@ def fit(
         epochs=outcome.epochs,
         metrics=outcome.best.metrics,
         train_metrics={},
+        synthetic_rows=encoded_data.synthetic_rows,
         seconds=_split_seconds(outcome, encode_seconds, time.perf_counter() - started),
     )
     rows = encoded_data.sample().thin(TRAIN_SAMPLE_ROWS)

@@ -29,6 +29,7 @@ class ScoringModule(nn.Module):
         self.scale = inputs.label_std
         self.shift = inputs.label_mean
         self.temperature = temperature
+        self.logit_shift = inputs.logit_shift
         self._shape = inputs.width, len(inputs.cardinalities)
 
     def zero_row(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,6 +44,8 @@ class ScoringModule(nn.Module):
 
     def forward(self, numbers: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         logits = self.module(numbers, codes)
+        if self.logit_shift:
+            logits = logits - logits.new_tensor(self.logit_shift)
         # The exported graph has no division without a temperature.
         scores = losses.activate(self.task, logits / self.temperature if self.temperature != 1.0 else logits)
         return scores * self.scale + self.shift if self.task.kind == "regression" else scores

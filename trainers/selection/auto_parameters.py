@@ -15,6 +15,7 @@ Family = Literal["lightgbm", "xgboost", "mlp", "linear"]
 FAMILIES: tuple[Family, ...] = ("lightgbm", "xgboost", "mlp", "linear")
 TRAIN_FIELDS = frozenset(
     {"seed", "workers", "threads", "cpus_per_worker", "cache_mib", "calibrate", "class_weights", "restarts"}
+    | {"minority", "noise"}
 )
 """Fields of TrainConfig that a project sets; the race chooses the others."""
 

@@ -194,14 +194,15 @@ def score_nodes(
         task: The task.
         inputs: Description of the inputs.
         temperature: Divides the logits.
-        of_probabilities: Whether the sums are probabilities, and not logits. With a temperature each one of a task
-            without exclusive classes is followed by that of the opposite, whose logarithm float32 holds near 1, too.
+        of_probabilities: Whether the sums are probabilities, and not logits. With a temperature or a shift each one of
+            a task without exclusive classes is followed by that of the opposite, whose logarithm float32 holds near 1,
+            too. A shift of logits is part of the sums.
     """
     steps: list[_Step] = []
     of_logits = task.kind != "regression" and not of_probabilities
     if task.kind != "regression" and of_probabilities:
-        steps += _logit_steps(task) if temperature != 1.0 else [("Identity", {}, {})]
-        of_logits = temperature != 1.0
+        of_logits = temperature != 1.0 or bool(inputs.logit_shift)
+        steps += _logit_steps(task, inputs) if of_logits else [("Identity", {}, {})]
     if temperature != 1.0:
         steps.append(("Div", {"temperature": np.array(temperature, np.float32)}, {}))
     if of_logits:
@@ -219,11 +220,13 @@ def score_nodes(
     return nodes, _merge(constants for _, constants, _ in steps)
 
 
-def _logit_steps(task: Task) -> list[_Step]:
-    """From probabilities to their logarithms; of one class for each output, less those of the other."""
+def _logit_steps(task: Task, inputs: InputSpec) -> list[_Step]:
+    """From probabilities to their logarithms; of one class for each output, less those of the other; without shift."""
     steps: list[_Step] = [("Max", {"floor": np.array(PROBABILITY_FLOOR, np.float32)}, {}), ("Log", {}, {})]
     if task.kind != "multiclass":
         steps.append(("MatMul", {"signs": np.kron(np.eye(task.outputs), [[1], [-1]]).astype(np.float32)}, {}))
+    if inputs.logit_shift:
+        steps.append(("Sub", {"shift": np.array(inputs.logit_shift, np.float32)}, {}))
     return steps
 
 

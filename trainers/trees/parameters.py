@@ -13,7 +13,7 @@ from trainers.config import Compression, ModelSpec, TrainConfig, TuneConfig
 
 TRAIN_FIELDS = frozenset(
     {"patience", "seed", "workers", "threads", "cpus_per_worker", "gpu", "cache_mib", "calibrate", "class_weights"}
-    | {"restarts", "batch_size", "epochs"}
+    | {"restarts", "batch_size", "epochs", "minority", "noise"}
 )
 """Fields of TrainConfig that trees and estimators have a use for; "epochs" and "batch_size" only at their defaults, and
 so "patience" of an estimator."""

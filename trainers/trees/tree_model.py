@@ -45,7 +45,7 @@ class TreeModel:
     def score(self, arrays: Arrays) -> np.ndarray:
         """Scores of encoded rows, by the library."""
         logits = np.hstack([self._library.predict(model, arrays) for model in self._models])
-        return scores_of(self._task, self._inputs, logits / self._temperature)
+        return scores_of(self._task, self._inputs, logits, self._temperature)
 
     def to_onnx(self) -> bytes:
         """The same model as an ONNX graph."""
@@ -53,15 +53,19 @@ class TreeModel:
 
     def forest(self) -> Forest:
         """Its trees, which add up to logits before the temperature."""
-        return Forest.join(self._library.forest(file) for file in self._files)
+        forest = Forest.join(self._library.forest(file) for file in self._files)
+        shift = self._inputs.logit_shift or (0.0,) * len(forest.base)
+        return forest._replace(base=tuple(np.subtract(forest.base, shift).tolist()))
 
     @cached_property
     def _models(self) -> list[Any]:
         return [self._library.load(file) for file in self._files]
 
 
-def scores_of(task: Task, inputs: InputSpec, logits: np.ndarray) -> np.ndarray:
-    """Scores as cluster.values.Task describes, float32, from logits float64 [n, outputs]."""
+def scores_of(task: Task, inputs: InputSpec, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Scores as cluster.values.Task describes, float32, from logits float64 [n, outputs], which synthetic rows may have
+    shifted."""
+    logits = (logits - np.array(inputs.logit_shift or 0.0)) / temperature
     if task.kind == "multiclass":
         scores = softmax(logits, axis=1)
     elif task.kind == "regression":

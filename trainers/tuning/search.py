@@ -69,7 +69,7 @@ def search(
     check_parameters(request.spec, [name for name in tuning.space if name not in TrainConfig.model_fields])
     if not request.spec.is_module:
         check_settings(request.spec, config, tuning)
-    encoded_data = data.encode(request.encoder, task, config.cache_mib)
+    encoded_data = data.encode(request.encoder, task, config.cache_mib).with_synthetic_rows(config, task)
     model_builder.check(request.spec, encoded_data.inputs, task)
     with ExitStack() as stack:
         root = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="rayloop-search-"))

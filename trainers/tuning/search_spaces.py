@@ -42,7 +42,7 @@ def encode(spaces: Spaces, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def base_point(spaces: Spaces, spec: ModelSpec, config: TrainConfig) -> dict[str, Parameter]:
     """The base values of a search; empty unless all are present and within their space."""
-    base = {**model_builder.effective_parameters(spec), **config.model_dump()}
+    base = {**model_builder.effective_parameters(spec), **dict(config)}
     return decode(spaces, point) if (point := encode(spaces, base)) else {}
 
 

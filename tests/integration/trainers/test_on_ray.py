@@ -20,10 +20,11 @@ from features.encoder import Encoder
 from tests.factories.errors import raises
 from tests.factories.trainers.boosted import boosted
 from tests.factories.trainers.frames import COLUMNS, TASKS, frame, part
+from tests.factories.trainers.raced import QUICK
 from tests.factories.trainers.small_module import Small
 from tests.factories.trainers.training import trained
 from tests.factories.until import until
-from trainers.config import Choice, LogUniform, ModelSpec, TrainConfig, TuneConfig
+from trainers.config import Choice, LogUniform, ModelSpec, Oversample, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
 from trainers.export.onnx_export import export
 from trainers.input_spec import InputSpec
@@ -34,6 +35,7 @@ from trainers.tuning.search import search
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")]
 
 TINY = ModelSpec(parameters={"hidden": (16,)})
+RACE = QUICK.model_copy(update={"minutes": 0.1})
 
 
 def _encoder(table: pa.Table) -> Encoder:
@@ -75,6 +77,30 @@ def test_weak_rows_train_with_their_weight_and_are_not_measured(cluster: Setting
         for each in (data, TrainingData(pa.concat_tables([true, held_out])))
     ]
     assert fits[0].metrics["auc"] > fits[1].metrics["auc"] + 0.05
+
+
+def test_synthetic_rows_train_and_are_not_measured(cluster: Settings) -> None:
+    whole = frame(rows=2000)
+    table = whole.filter(pa.array((whole["label"].to_numpy() == 0) | (np.arange(2000) % 8 == 0)))
+    data, encoder, task = TrainingData(table), _encoder(table), TASKS["binary"]
+    config = TrainConfig(epochs=2, batch_size=64, minority=Oversample(ratio=0.5), noise=0.1)
+    lines = list[str]()
+    result = fit(FitRequest(TINY, config, task, encoder), data, lines.append)
+    labels = part(table, "train")["label"].to_numpy()
+    expected = -(-int((labels == 0).sum()) // 2) - int((labels == 1).sum())
+    assert result.synthetic_rows == expected > 100
+    assert any(f"{expected:,} synthetic rows" in line for line in lines)
+    raced = fit(FitRequest(RACE, TrainConfig(minority=Oversample(ratio=0.5)), task, encoder), data, lines.append)
+    assert (raced.synthetic_rows, raced.inputs.logit_shift) == (expected, result.inputs.logit_shift)
+    true = data.encode(encoder, task, config.cache_mib)
+    assert (true.synthetic_rows, len(true.sample()), true.inputs.logit_shift) == (0, len(labels), ())
+    assert true.inputs.class_shares == result.inputs.class_shares
+    rows, held_out = true.with_synthetic_rows(config, task).local_rows()
+    assert (len(rows), len(held_out)) == (len(labels) + expected, part(table, "validation").num_rows)
+    assert rows.labels[: len(labels)].tolist() == labels.tolist()
+    streamed = config.model_copy(update={"cache_mib": 0})
+    with raises(DataError, "data.minority_streamed", cache_mib=0):
+        fit(FitRequest(TINY, streamed, task, encoder), data)
 
 
 def test_search_runs_trials_and_selects_a_winner(cluster: Settings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -42,7 +43,7 @@ from trainers.loop.trainer import FitRequest
 
 @pytest.fixture
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GatePolicy], ProjectContext]:
-    fitted = trained(config=CONFIG)
+    fitted = replace(trained(config=CONFIG), synthetic_rows=1234)
     fitted.train_metrics.update(fitted.metrics)
     monkeypatch.setattr(train_version, "fit", lambda *_, **__: fitted)
     settings = Settings(home=tmp_path)
@@ -55,7 +56,9 @@ def _card(context: ProjectContext, run_id: str) -> ModelCard:
     client = MlflowClient(tracking_uri=context.settings.mlflow_uri)
     folder = Path(client.download_artifacts(run_id, "card"))
     assert sorted(path.name for path in folder.iterdir()) == ["card.html", "card.json"]
-    assert "<h2>Gate</h2>" in (folder / "card.html").read_text()
+    page = (folder / "card.html").read_text()
+    assert "<h2>Gate</h2>" in page
+    assert "Trained on 1,234 synthetic rows" in page
     return ModelCard.model_validate_json((folder / "card.json").read_text())
 
 
@@ -91,6 +94,7 @@ def test_build_version_logs_a_card_with_checks_and_lineage(
     logged = MlflowClient(tracking_uri=at_work.settings.mlflow_uri).get_run(second.version.run_id).data.metrics
     assert [logged[f"purged_{part}"] for part in PARTS] == [3.0, 0.0, 3.0]
     assert card.limits[0] == "Not for Mondays"
+    assert card.synthetic_rows == 1234
     gaps = {f.name: f.missing for f in card.features}
     assert gaps["gappy"] == pytest.approx(0.3, abs=0.06)
     assert gaps["plain"] == gaps["pixels"] == 0

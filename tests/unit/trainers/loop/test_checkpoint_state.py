@@ -86,7 +86,13 @@ def _same(left: TrainResult, right: TrainResult) -> bool:
     epochs=st.integers(0, 2),
     lost=st.booleans(),
     change=st.sampled_from(
-        [{}, {"precision": "bf16"}, {"accumulate": 3}, {"schedule": "constant", "patience": 1, "lr": 0.3}]
+        [
+            {},
+            {"precision": "bf16"},
+            {"accumulate": 3},
+            {"noise": 0.5},
+            {"schedule": "constant", "patience": 1, "lr": 0.3},
+        ]
     ),
 )
 def test_training_stopped_at_any_steps_ends_with_the_same_bits(

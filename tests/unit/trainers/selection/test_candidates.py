@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import ProjectError
 from tests.factories.errors import raises
-from trainers.config import Choice, Distill, ModelSpec, TrainConfig, TuneConfig
+from trainers.config import Choice, Distill, ModelSpec, Oversample, TrainConfig, TuneConfig
 from trainers.models.parameters import check_parameters
 from trainers.selection.auto_parameters import FAMILIES, auto_parameters, check_auto
 from trainers.selection.candidates import MAX_BATCH, MIN_BATCH, SPACES, propose
@@ -68,6 +68,7 @@ def test_auto_parameters_have_defaults_and_are_checked() -> None:
 def test_what_else_would_choose_is_refused(changes: dict[str, object], what: str) -> None:
     arguments: dict[str, object] = {"config": TrainConfig(workers=4, threads=2, calibrate="temperature", gpu=False)}
     check_auto(AUTO, **arguments)  # type: ignore[arg-type]
+    check_auto(AUTO, TrainConfig(minority=Oversample(), noise=0.1))
     with raises(ProjectError, "project.auto_chooses", what=what):
         check_auto(AUTO, **arguments | changes)  # type: ignore[arg-type]
 
