@@ -18,6 +18,7 @@ from features.split import PARTS, SPLIT, TRAIN
 from features.types import AS_OF, ID, LABEL, WEIGHT
 from rayloop.context import ProjectContext
 from trainers.data.datasets import TrainingData
+from trainers.data.group_weights import GroupWeights
 
 MIN_CATEGORY_ROWS = 20
 
@@ -34,6 +35,9 @@ class FrameView:
         DataError: A split is empty.
     """
 
+    reweighed_by: str = ""
+    """Columns whose groups the weights of training rows make independent of labels, and the least rows of a group."""
+
     def __init__(self, context: ProjectContext, snapshot: Snapshot, weak: Snapshot | None = None) -> None:
         self.snapshot, self.weak_snapshot = snapshot, weak
         self.rows = context.tables.read(snapshot.table, snapshot.id)
@@ -44,7 +48,13 @@ class FrameView:
         for name in PARTS:
             if not self.rows_of(name).num_rows:
                 raise DataError("data.empty_split", split=name)
-        self.data = TrainingData(context.tables.dataset(snapshot), context.tables.dataset(weak) if weak else None)
+        fair = context.project.gate.fairness
+        datasets = context.tables.dataset(snapshot), context.tables.dataset(weak) if weak else None
+        self.data = self.unweighted_data = TrainingData(*datasets)
+        if fair.mitigate == "reweigh":
+            self.reweighed_by = f"{', '.join(fair.groups)}, {fair.min_rows} rows"
+            groups = GroupWeights.fit(self.training_rows(), fair.groups, fair.min_rows)
+            self.data = TrainingData(*datasets, groups)
 
     def rows_of(self, split: str) -> pa.Table:
         """Return the rows of a split."""
@@ -69,9 +79,10 @@ class FrameView:
         return pa.concat_tables([rows, once.select(rows.column_names).cast(rows.schema)])
 
     @property
-    def weak_key(self) -> dict[str, str]:
-        """What weak labels add to fingerprints of what is trained on the frame; empty without them."""
-        return {"weak": f"{self.weak_snapshot.table}@{self.weak_snapshot.id}"} if self.weak_snapshot else {}
+    def weights_key(self) -> dict[str, str]:
+        """What weights of rows add to fingerprints of what is trained on the frame; empty without them."""
+        weak = {"weak": f"{self.weak_snapshot.table}@{self.weak_snapshot.id}"} if self.weak_snapshot else {}
+        return weak | ({"reweighed_by": self.reweighed_by} if self.reweighed_by else {})
 
     def with_encoder(self, encoder: Encoder) -> FrameView:
         """Return the same rows, encoded by an encoder that other rows fitted."""

@@ -160,7 +160,7 @@ class Project:
         require_columns(self.features, self.examples, self.sources, self.split.group)
         self._require_gate_columns()
         self._require_metrics()
-        self._require_live_fairness()
+        self._require_fairness()
         self._require_parameters()
         self._require_segments()
         self._require_trigger_sources()
@@ -229,9 +229,13 @@ class Project:
         if self.task.kind != "binary" and any(limit is not None for limit in limits):
             raise ProjectError("project.fairness_needs_binary", project=self.name, task_kind=self.task.kind)
 
-    def _require_live_fairness(self) -> None:
-        """Refuse limits of live traffic that the logged rows cannot show."""
+    def _require_fairness(self) -> None:
+        """Refuse a mitigation without groups and labels of classes, and limits that the logged rows cannot show."""
         fair = self.gate.fairness
+        if fair.mitigate == "reweigh" and not fair.groups:
+            raise ProjectError("project.reweigh_without_groups", project=self.name)
+        if fair.mitigate == "reweigh" and self.task.kind == "regression":
+            raise ProjectError("project.reweigh_of_regression", project=self.name)
         if not fair.live:
             return
         columns = self.features.available_columns
@@ -271,6 +275,7 @@ class Project:
             "retrain.on": bool(self.retrain.on),
             "train.calibrate": self.train.calibrate != "none",
             "train.quantize": self.model.is_python and self.train.quantize != "none",
+            "gate.fairness.mitigate": self.gate.fairness.mitigate != "none",
         }
         for name, is_set in settings.items():
             if is_set and self.model.is_python:

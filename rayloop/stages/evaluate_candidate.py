@@ -19,11 +19,17 @@ from rayloop.frame_view import FrameView, thin_rows
 from rayloop.stages.candidate import CandidateBuild
 from rayloop.stages.untrained_version import batch_parity
 from trainers import metrics
-from trainers.evaluation import assessment, serving_budget
+from trainers.data.batches import EncodedRows
+from trainers.data.encoding_task import label_array
+from trainers.evaluation import assessment, fairness, serving_budget
 from trainers.evaluation.assessment import Assessment, CandidateEvidence, ScoredSplit
+from trainers.evaluation.fairness import MitigationResult
 from trainers.evaluation.quality_gate import GatePolicy, ScoredCandidate, check_candidate
+from trainers.export.member_budget import meet_budget
 from trainers.export.precision_selection import ExportedModel, GateRows, export_best_precision
-from trainers.loop.trainer import FitResult
+from trainers.loop.checkpointer import Checkpointer
+from trainers.loop.trainer import FitRequest, FitResult, calibrate, fit
+from trainers.loop.validation import score_rows
 from trainers.scoring import onnx_scorer
 from trainers.scoring.latency_benchmark import measure_calls, measure_latencies
 from trainers.scoring.python_scorer import PythonScorer, score_bundle
@@ -108,6 +114,35 @@ def _python_model(gate: GatePolicy, fit_result: FitResult, folder: Path, rows: G
     exported_model = ExportedModel(scores, check_candidate(gate, candidate), parity)
     size = sum(map(len, read_files(folder).values()))
     return _ServedModel(exported_model, model.score_perturbed, measure_calls(model.score, arrays), size)
+
+
+def evaluate_without_mitigation(build: CandidateBuild) -> MitigationResult | None:
+    """Train the recipe once more without weights of groups, unless that is off, and measure its groups.
+
+    Returns:
+        The comparison, which is empty where it is off; None for a candidate that was trained without such weights.
+    """
+    context, frame, recipe = build.context, build.frame, build.recipe
+    project, fair = context.project, context.project.gate.fairness
+    if not frame.reweighed_by or recipe.shuffle_labels:
+        return None
+    if not fair.compare:
+        return MitigationResult(method=fair.mitigate)
+    context.progress("trains once more without weights of groups, for the model card")
+    point, folder = recipe.start.point if recipe.start else None, f"{context.checkpoints}/{build.fingerprint[:16]}/0w"
+    state, inputs = (point.state, point.inputs) if point else (None, None)
+    request = FitRequest(recipe.spec, recipe.config, project.task, frame.encoder, start=state, inputs=inputs)
+    fit_result = fit(request, frame.unweighted_data, context.progress, name=project.name, checkpoints=folder)
+    Checkpointer(folder).clear()
+    validation, test = frame.rows_of(VALIDATION), frame.rows_of(TEST)
+    fit_result = meet_budget(calibrate(fit_result, validation), project.gate.budget, validation, context.progress)
+    model, labels = fit_result.build_model(), label_array(test[LABEL])
+    scores = score_rows(model, EncodedRows(**frame.encoder.encode(test), labels=labels))
+    return MitigationResult(
+        method=fair.mitigate,
+        groups=fairness.measure(fair, project.task, test, scores, labels),
+        metrics=metrics.evaluate(project.task, scores, labels),
+    )
 
 
 def gate_rows(build: CandidateBuild) -> tuple[GateRows, str]:

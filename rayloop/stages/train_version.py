@@ -27,7 +27,7 @@ from rayloop.retraining.warm_start import STARTED_FROM, store_starting_point
 from rayloop.stages import model_cards
 from rayloop.stages.candidate import Candidate, CandidateBuild, Recipe
 from rayloop.stages.compress import CompressionResult, compress
-from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate
+from rayloop.stages.evaluate_candidate import CandidateEvaluation, evaluate_candidate, evaluate_without_mitigation
 from rayloop.stages.mlflow_callback import CurveLogger
 from rayloop.stages.tune import run_search
 from rayloop.stages.untrained_version import (
@@ -130,6 +130,9 @@ def _train_and_evaluate(build: CandidateBuild, run: Run, folder: Path) -> Candid
     compressed = _train(build, run, folder)
     evaluation = evaluate_candidate(build, compressed.fit_result, folder, compressed.checks)
     evaluation = evaluation._replace(compression=str(compressed))
+    if mitigation := evaluate_without_mitigation(build):
+        assessed = evaluation.assessment.model_copy(update={"mitigation": mitigation})
+        evaluation = evaluation._replace(assessment=assessed)
     run.set_tags(_compression(evaluation))
     progress = build.context.progress
     progress(f"exported in {evaluation.exported_model}; {format_latencies(evaluation.latency)}")
@@ -248,7 +251,7 @@ def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> s
         "shuffled": recipe.shuffle_labels,
         "gate": _gate_key(project.gate),
         "code": context.code_version,
-        **frame.weak_key,
+        **frame.weights_key,
     }
     # Only where there are steps: versions from before compression existed keep their fingerprints.
     body |= {"compress": [step.key for step in project.compress]} if project.compress else {}
@@ -259,9 +262,13 @@ def _fingerprint(context: ProjectContext, frame: FrameView, recipe: Recipe) -> s
 
 
 def _gate_key(gate: GatePolicy) -> dict[str, Any]:
-    """The gate as it determines a version: what is watched in live traffic changes none."""
+    """The gate as it determines a version; settings that came later, only where they are set."""
     key = gate.model_dump(mode="json")
-    del key["fairness"]["live"]
+    fairness = key["fairness"]
+    # What is watched in live traffic changes no version.
+    del fairness["live"]
+    if fairness["mitigate"] == "none":
+        del fairness["mitigate"], fairness["compare"]
     return key
 
 

@@ -94,6 +94,6 @@ def _key(context: ProjectContext, frame: FrameView, tuning: TuneConfig) -> str:
         "train": project.train.model_dump(mode="json"),
         "tune": tuning.model_dump(mode="json"),
         "code": context.code_version,
-        **frame.weak_key,
+        **frame.weights_key,
     }
     return json_fingerprint(body)

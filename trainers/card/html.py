@@ -7,6 +7,7 @@ from features.labeling import weak_estimate
 from trainers import metrics
 from trainers.card import plots
 from trainers.card.model_card import ModelCard
+from trainers.evaluation.fairness import MitigationResult
 from trainers.selection import selection
 
 _MAX_SLICES = 15
@@ -93,7 +94,7 @@ def _slices(card: ModelCard) -> str:
 def _fairness(card: ModelCard) -> str:
     if not card.assessment.fairness:
         return section("Groups", "", empty_note("The project declares no groups to compare."))
-    tables = []
+    tables: list[str] = []
     for groups in card.assessment.fairness:
         names = list(dict.fromkeys(name for values in groups.by_group.values() for name in values))
         rows = [
@@ -105,7 +106,29 @@ def _fairness(card: ModelCard) -> str:
             f"equalized odds {figure(groups.odds_difference)}, error {figure(groups.error_difference)}."
         )
         tables.append(subsection(groups.column, differences, table((groups.column, *names), rows)))
+    if card.assessment.mitigation is not None:
+        tables.append(_mitigation(card, card.assessment.mitigation))
     return section("Groups", "Rates in each group of at least the declared number of rows.", join(tables))
+
+
+def _mitigation(card: ModelCard, before: MitigationResult) -> str:
+    """Differences and the primary metric, of the same model without the mitigation and of this one."""
+    title = f"Mitigation: {before.method}"
+    if not before.groups:
+        return subsection(title, "Training rows have weights by group; no model was trained without them.", "")
+    rows = [
+        (
+            f"{name} by {was.column}",
+            figure(getattr(was, f"{key}_difference")),
+            figure(getattr(now, f"{key}_difference")),
+        )
+        for was, now in zip(before.groups, card.assessment.fairness, strict=True)
+        for name, key in (("parity", "parity"), ("equalized odds", "odds"), ("error", "error"))
+    ]
+    metric = metrics.primary_metric(card.task).name
+    rows.append((metric, figure(before.metrics.get(metric)), figure(card.assessment.metrics[metric].value)))
+    caption = "The same settings, trained with and without weights of groups, on the same held-out rows."
+    return subsection(title, caption, table(("difference", "without", "with"), rows))
 
 
 def _calibration(card: ModelCard) -> str:

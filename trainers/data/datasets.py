@@ -24,6 +24,7 @@ from features.encoder import Encoder
 from trainers.config import MEBIBYTE, SCORE_BATCH_ROWS, TrainConfig
 from trainers.data.batches import BatchLoader, EncodedRows, MemoryLoader, MemoryValidationLoader, ValidationLoader
 from trainers.data.encoding_task import PARTS, EncodeRows, select_part
+from trainers.data.group_weights import GroupWeights
 from trainers.data.oversampling import check_classes, synthesize
 from trainers.data.streaming import EncodedPart, StreamLoader, StreamValidationLoader, concat_rows
 from trainers.input_spec import InputSpec
@@ -45,10 +46,17 @@ class TrainingData:
     Args:
         frame: The frame, whose column "split" assigns each row to a part.
         weak: Further rows to train on, with the column "weight"; None: none.
+        groups: What multiplies the weights of training rows, by group and label; None: nothing.
     """
 
-    def __init__(self, frame: Dataset | pa.Table, weak: Dataset | pa.Table | None = None) -> None:
+    def __init__(
+        self,
+        frame: Dataset | pa.Table,
+        weak: Dataset | pa.Table | None = None,
+        groups: GroupWeights | None = None,
+    ) -> None:
         self._frames = [_dataset(rows) for rows in (frame, weak) if rows is not None]
+        self._groups = groups
         self._cache: dict[tuple[str, str, int], EncodedData] = {}
 
     def encode(self, encoder: Encoder, task: Task, cache_mib: int) -> EncodedData:
@@ -65,7 +73,7 @@ class TrainingData:
         key = (encoder.model_dump_json(), task.model_dump_json(), cache_mib)
         if key not in self._cache:
             with suppress_logs("ray.data"):
-                parts = _encode(self._frames, encoder, cache_mib)
+                parts = _encode(self._frames, encoder, cache_mib, self._groups)
             sample = parts["train"].sample(SAMPLE_ROWS)
             arrays = {"numbers": sample.numbers, "codes": sample.codes}
             inputs = InputSpec.fit(encoder, task, arrays, sample.labels, sample.weights)
@@ -193,9 +201,11 @@ def _dataset(rows: Dataset | pa.Table) -> Dataset:
     return ray.data.from_arrow(_slice_table(rows)) if isinstance(rows, pa.Table) else rows
 
 
-def _encode(frames: list[Dataset], encoder: Encoder, cache_mib: int) -> dict[str, EncodedPart]:
+def _encode(
+    frames: list[Dataset], encoder: Encoder, cache_mib: int, groups: GroupWeights | None
+) -> dict[str, EncodedPart]:
     """Encode both parts in one pass over the frames."""
-    encode = EncodeRows(encoder, weighted=len(frames) > 1)
+    encode = EncodeRows(encoder, weighted=len(frames) > 1, groups=groups)
     try:
         first, *others = (_materialize(frame, encode) for frame in frames)
     except RayTaskError as error:

@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 from cluster.errors import DataError
 from features.definitions import require_present
 from features.encoder import Encoder
+from features.split import TRAIN
 from features.types import WEIGHT
+from trainers.data.group_weights import GroupWeights
 from trainers.worker_errors import attach_details
 
 PART = "part"
@@ -22,11 +24,11 @@ class EncodeRows:
     """Encodes rows to columns "numbers", "codes" (each unless it is empty), "labels" and "part".
 
     "part" indexes PARTS; rows of other splits are dropped. With ``weighted`` there is a column "weights" too, 1 for a
-    row without a weight.
+    row without a weight; ``groups`` multiplies those of training rows.
     """
 
-    def __init__(self, encoder: Encoder, *, weighted: bool = False) -> None:
-        self._encoder, self._weighted = encoder, weighted
+    def __init__(self, encoder: Encoder, *, weighted: bool = False, groups: GroupWeights | None = None) -> None:
+        self._encoder, self._weighted, self._groups = encoder, weighted or groups is not None, groups
 
     @attach_details
     def __call__(self, frame: pa.Table) -> dict[str, np.ndarray]:
@@ -36,6 +38,9 @@ class EncodeRows:
         # Arrow has no tensors of width 0.
         inputs = {name: values for name, values in self._encoder.encode(frame).items() if values.shape[1]}
         weights = {"weights": weight_array(frame)} if self._weighted else {}
+        if self._groups is not None:
+            training = np.asarray(part) == PARTS.index(TRAIN)
+            weights["weights"] *= np.where(training, self._groups.of(frame), 1.0).astype(np.float32)
         return {**inputs, "labels": label_array(frame["label"]), **weights, PART: np.asarray(part, np.int8)}
 
 

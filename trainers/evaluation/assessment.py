@@ -27,7 +27,7 @@ from trainers.evaluation import (
 from trainers.evaluation.bootstrap import Interval
 from trainers.evaluation.calibration import CalibrationResult
 from trainers.evaluation.explanations import Attribution, Importance
-from trainers.evaluation.fairness import GroupComparison
+from trainers.evaluation.fairness import GroupComparison, MitigationResult
 from trainers.evaluation.feature_effects import FeatureEffect
 from trainers.evaluation.leakage import SingleFeatureSkill
 from trainers.evaluation.quality_gate import GatePolicy
@@ -92,6 +92,8 @@ class Assessment(Frozen, validate_by_name=True, validate_by_alias=True, serializ
     attributions: tuple[Attribution, ...]
     effects: tuple[FeatureEffect, ...] = ()
     """Of the most important features; none of tasks with several scores, and none before 0.3."""
+    mitigation: MitigationResult | None = None
+    """What was done about differences between groups; None: nothing."""
 
 
 def assess(policy: GatePolicy, evidence: CandidateEvidence) -> Assessment:

@@ -8,7 +8,7 @@ of the differences between true and between false positive rates. The project de
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,11 @@ class FairnessPolicy(Frozen):
     """Largest difference of true or false positive rates; binary tasks only."""
     max_error_difference: float | None = Field(default=None, ge=0)
     """Largest difference of the error rate; of a regression, of the mean absolute error in label deviations."""
+    mitigate: Literal["none", "reweigh"] = "none"
+    """With "reweigh", training rows are weighted so that labels do not depend on groups: those of ``groups`` together,
+    with at least ``min_rows`` training rows (trainers/data/group_weights.py)."""
+    compare: bool = True
+    """With mitigation, whether the same model is also trained without it, for the card. It doubles the training."""
     live: bool = False
     """Whether the limits hold for live traffic, too: the monitor raises the alarm "fairness", and rollouts compare the
     challenger's differences with the champion's. Columns must be categories."""
@@ -74,6 +79,16 @@ class GroupComparison(Frozen):
     odds_difference: float | None
     error_difference: float | None
     left_out: tuple[str, ...] = ()
+
+
+class MitigationResult(Frozen):
+    """A mitigation, and the same recipe without it, on the same held-out rows."""
+
+    method: str
+    groups: tuple[GroupComparison, ...] = ()
+    """Of the model without mitigation; empty if none was trained."""
+    metrics: dict[str, float] = Field(default={})
+    """Of the model without mitigation; empty if none was trained."""
 
 
 def measure(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from cluster.values import TaskKind
 from features.definitions import Column
@@ -36,13 +39,18 @@ def raced(
     columns: tuple[Column, ...] = COLUMNS,
     on_epoch: Callable[[EpochResult], None] = lambda epoch: None,
     step: float = 0.05,
+    weigh: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> FitResult:
-    """What a race chooses, as ``fit`` returns it; its clock advances by ``step`` each time it is read."""
+    """What a race chooses, as ``fit`` returns it; its clock advances by ``step`` each time it is read.
+
+    ``weigh`` gives training rows the weights of their labels.
+    """
     from trainers.loop.trainer import FitResult  # imports Ray, which few of the tests here need
 
     config, task, table = config or TrainConfig(workers=1), TASKS[kind], frame(kind)
     encoder = Encoder.fit(columns, part(table, "train"))
     train, validation = rows(part(table, "train"), encoder), rows(part(table, "validation"), encoder)
+    train = replace(train, weights=weigh(train.labels)) if weigh else train
     inputs = InputSpec.fit(encoder, task, {"numbers": train.numbers, "codes": train.codes}, train.labels)
     outcome = selection_loop.train(
         TrainSpec(spec, config, task, inputs), train, validation, on_epoch, clock=ticking(step)

@@ -26,6 +26,8 @@ from tests.factories.trainers.training import trained
 from tests.factories.until import until
 from trainers.config import Choice, LogUniform, ModelSpec, Oversample, TrainConfig, TuneConfig
 from trainers.data.datasets import TrainingData
+from trainers.data.group_weights import GroupWeights
+from trainers.evaluation.fairness import FairnessPolicy, measure
 from trainers.export.onnx_export import export
 from trainers.input_spec import InputSpec
 from trainers.loop.trainer import FitRequest, fit
@@ -101,6 +103,27 @@ def test_synthetic_rows_train_and_are_not_measured(cluster: Settings) -> None:
     streamed = config.model_copy(update={"cache_mib": 0})
     with raises(DataError, "data.minority_streamed", cache_mib=0):
         fit(FitRequest(TINY, streamed, task, encoder), data)
+
+
+@pytest.mark.parametrize("spec", [TINY, ModelSpec(build="lightgbm", parameters={"rounds": 60})], ids=lambda s: s.name)
+def test_reweighed_rows_train_models_whose_decisions_depend_less_on_groups(cluster: Settings, spec: ModelSpec) -> None:
+    table = frame("binary", rows=1501)
+    train, validation = part(table, "train"), part(table, "validation")
+    weights, encoder = GroupWeights.fit(train, ("color",), 10), _encoder(table)
+    config = TrainConfig(epochs=20, batch_size=64, lr=1e-2) if spec.is_module else TrainConfig(workers=1)
+    policy, differences = FairnessPolicy(groups=("color",), min_rows=10), []
+    for groups in (None, weights):
+        data = TrainingData(table, groups=groups)
+        model = fit(FitRequest(spec, config, TASKS["binary"], encoder), data, lambda line: None).build_model()
+        labels = np.asarray(validation["label"])
+        (comparison,) = measure(policy, TASKS["binary"], validation, model.score(encoder.encode(validation)), labels)
+        assert comparison.parity_difference is not None
+        differences.append(comparison.parity_difference)
+    assert differences[1] < differences[0] - 0.1
+    rows, held_out = data.encode(encoder, TASKS["binary"], config.cache_mib).local_rows()
+    np.testing.assert_allclose(rows.weights, weights.of(train), rtol=1e-6)
+    assert held_out.weights is not None
+    assert (held_out.weights == 1.0).all()
 
 
 def test_search_runs_trials_and_selects_a_winner(cluster: Settings) -> None:

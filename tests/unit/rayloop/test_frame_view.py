@@ -23,6 +23,8 @@ def test_training_rows_with_weak_labels_have_weights_and_other_parts_do_not() ->
 
 def test_fingerprints_name_the_weak_frame_where_there_is_one() -> None:
     frame = InMemoryFrame()
-    assert frame.weak_key == {}
+    assert frame.weights_key == {}
     frame.weak_snapshot = Snapshot(table="late.frame_weak", id=7, rows=3)
-    assert frame.weak_key == {"weak": "late.frame_weak@7"}
+    assert frame.weights_key == {"weak": "late.frame_weak@7"}
+    frame.reweighed_by = "sex, age, 200 rows"
+    assert frame.weights_key == {"weak": "late.frame_weak@7", "reweighed_by": "sex, age, 200 rows"}

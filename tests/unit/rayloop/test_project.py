@@ -32,6 +32,7 @@ from trainers.evaluation.quality_gate import GatePolicy, Threshold
 
 ROOT = Path(__file__).parents[3]
 FACTORIES = ROOT / "tests" / "factories" / "rayloop"
+_REWEIGHED = GatePolicy(fairness=FairnessPolicy(groups=("origin",), mitigate="reweigh"))
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +160,15 @@ def test_project_with_live_fairness_that_its_log_cannot_show_is_refused() -> Non
         dataclasses.replace(project, gate=gate(), task=Task(kind="regression", label="delay"))
 
 
+def test_project_that_cannot_be_reweighed_is_refused() -> None:
+    project = load_project(locate_project("examples/flights/project.py"))
+    assert dataclasses.replace(project, gate=_REWEIGHED).gate.fairness.compare
+    with raises(ProjectError, "project.reweigh_without_groups"):
+        dataclasses.replace(project, gate=GatePolicy(fairness=FairnessPolicy(mitigate="reweigh")))
+    with raises(ProjectError, "project.reweigh_of_regression"):
+        dataclasses.replace(project, gate=_REWEIGHED, task=Task(kind="regression", label="delay"))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -200,6 +210,7 @@ def test_project_of_an_imported_model_refuses_what_would_change_it() -> None:
         ("simulation", {"simulation": project.simulation}),
         ("compress", {"compress": (Distill(student=ModelSpec()),)}),
         ("train.calibrate", {"train": TrainConfig(calibrate="temperature")}),
+        ("gate.fairness.mitigate", {"gate": _REWEIGHED}),
     ):
         with raises(ProjectError, "project.imported_is_fixed", what=what):
             dataclasses.replace(imported, **change)
@@ -236,6 +247,7 @@ def test_project_of_a_python_model_refuses_what_would_change_it() -> None:
         ("retrain.on", {"retrain": Retrain(on=(OnLabels(labels=10),))}),
         ("train.calibrate", {"train": TrainConfig(calibrate="temperature")}),
         ("train.quantize", {"train": TrainConfig(quantize="int8")}),
+        ("gate.fairness.mitigate", {"gate": _REWEIGHED}),
     ):
         with raises(ProjectError, "project.python_is_fixed", what=what):
             dataclasses.replace(python, **change)

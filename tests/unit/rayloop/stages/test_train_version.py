@@ -25,7 +25,7 @@ from rayloop.console import ProgressConsole
 from rayloop.context import ProjectContext
 from rayloop.project import Location
 from rayloop.retraining.warm_start import STARTED_FROM, load_warm_start
-from rayloop.stages import train_version
+from rayloop.stages import evaluate_candidate, train_version
 from rayloop.stages.candidate import Recipe
 from rayloop.stages.train_version import build_version
 from tests.factories.deployments.bundles import register
@@ -35,7 +35,7 @@ from tests.factories.trainers.frames import COLUMNS
 from tests.factories.trainers.training import trained
 from trainers.card.model_card import ModelCard
 from trainers.config import ModelSpec
-from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.fairness import FairnessPolicy, MitigationResult
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
 from trainers.evaluation.slices import SlicePolicy
 from trainers.loop.trainer import FitRequest
@@ -123,6 +123,35 @@ def test_build_version_with_override_records_it_on_the_card(context: Callable[[G
     )
     card = _card(at_work, forced.version.run_id)
     assert (card.passed, card.override) == (False, "we want to see it fail")
+
+
+@pytest.mark.long
+def test_card_of_a_reweighed_version_has_the_groups_of_the_same_recipe_without_weights(
+    context: Callable[[GatePolicy], ProjectContext], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, asked = trained(config=CONFIG.model_copy(update={"epochs": 1})), list[tuple[FitRequest, object]]()
+    monkeypatch.setattr(
+        evaluate_candidate, "fit", lambda request, data, *_, **__: asked.append((request, data)) or plain
+    )
+
+    def build(name: str, **changes: object) -> ModelCard:
+        fairness = FairnessPolicy(groups=("color",), min_rows=60, mitigate="reweigh").model_copy(update=changes)
+        at_work, frame = context(GatePolicy(fairness=fairness)), InMemoryFrame()
+        frame.reweighed_by, frame.unweighted_data = "color", "without weights"  # type: ignore[assignment]
+        return _card(at_work, build_version(at_work, frame, Recipe(SPEC, CONFIG), name).version.run_id)
+
+    card = build("compared")
+    ((request, data),) = asked
+    assert (request.spec, request.config, data) == (SPEC, CONFIG, "without weights")
+    mitigation, now = card.assessment.mitigation, card.assessment.fairness
+    assert mitigation is not None
+    assert (mitigation.method, [each.column for each in mitigation.groups]) == ("reweigh", ["color"])
+    # The model without weights is another one: it has a figure of its own for each group.
+    assert mitigation.groups[0].by_group.keys() == now[0].by_group.keys()
+    assert mitigation.groups[0].error_difference != now[0].error_difference
+    assert mitigation.metrics["auc"] != card.assessment.metrics["auc"].value
+    assert build("alone", compare=False).assessment.mitigation == MitigationResult(method="reweigh")
+    assert len(asked) == 1
 
 
 @pytest.mark.long

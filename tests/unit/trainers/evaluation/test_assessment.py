@@ -23,7 +23,7 @@ from trainers.card.model_card import CardLineage, FeatureFacts, ModelCard, Split
 from trainers.config import ModelSpec, TrainConfig
 from trainers.evaluation import assessment
 from trainers.evaluation.assessment import Assessment, CandidateEvidence, ScoredSplit
-from trainers.evaluation.fairness import FairnessPolicy
+from trainers.evaluation.fairness import FairnessPolicy, MitigationResult
 from trainers.evaluation.quality_gate import GatePolicy
 from trainers.evaluation.robustness import RobustnessPolicy
 from trainers.evaluation.slices import SlicePolicy
@@ -123,6 +123,14 @@ def test_assess_any_task_has_checks_and_card(kind: TaskKind) -> None:
     assert ModelCard.model_validate_json(card.model_dump_json()) == card
     assert json.loads(card.model_dump_json())["assessment"]["importance"]
     _page_is_whole(render_card(card))
+    before = MitigationResult(method="reweigh", groups=result.fairness, metrics=dict.fromkeys(result.metrics, 0.125))
+    mitigated = card.model_copy(update={"assessment": result.model_copy(update={"mitigation": before})})
+    assert ModelCard.model_validate_json(mitigated.model_dump_json()) == mitigated
+    page = render_card(mitigated)
+    assert "Mitigation: reweigh" in page
+    assert "0.125" in page
+    alone = result.model_copy(update={"mitigation": MitigationResult(method="reweigh")})
+    assert "Mitigation: reweigh" in render_card(card.model_copy(update={"assessment": alone}))
 
 
 def _page_is_whole(page: str) -> None:

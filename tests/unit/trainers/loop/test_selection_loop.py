@@ -89,6 +89,16 @@ def test_candidates_that_fail_are_recorded_and_the_race_goes_on(monkeypatch: pyt
         raced(spec=QUICK.model_copy(update={"parameters": {"families": ("lightgbm",)}}))
 
 
+@pytest.mark.parametrize("family", ["lightgbm", "xgboost", "mlp", "linear"])
+def test_weights_of_rows_reach_every_kind_of_candidate(family: str) -> None:
+    spec = QUICK.model_copy(update={"parameters": {"families": (family,), "members": 1}})
+    table = part(frame("binary"), "validation")
+    result = raced(spec=spec, weigh=lambda labels: np.where(labels == 1, 0.05, 1.0).astype(np.float32))
+    # The race stops trainings by validation rows, which count alike; without weights, both means are equal.
+    score = result.build_model().score(result.encoder.encode(table)).mean()
+    assert score < np.asarray(table["label"]).mean() - 0.05
+
+
 def test_library_that_is_named_and_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with raises(ProjectError, "project.library_missing", package="xgboost"):
