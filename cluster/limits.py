@@ -30,7 +30,9 @@ async def within(limit_s: float, what: str, call: Awaitable[T]) -> T:
         CallTimeout: It is late.
     """
     try:
-        return await asyncio.wait_for(call, limit_s)
+        # `asyncio.wait_for` of Python 3.11 drops a cancellation that comes as the call ends: a loop would never end.
+        async with asyncio.timeout(limit_s):
+            return await call
     except TimeoutError as error:
         raise CallTimeout("cluster.call_timed_out", what=what, limit_s=limit_s) from error
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from cluster.errors import CallTimeout
-from cluster.limits import in_thread, limit_database
+from cluster.limits import in_thread, limit_database, within
 from tests.factories.errors import raises
 
 
@@ -46,3 +46,16 @@ def test_postgresql_gets_limits_and_keeps_its_own(driver: str) -> None:
 @pytest.mark.parametrize("uri", ["sqlite:////tmp/a.db", "mysql://host/db", "postgresql+pg8000://host/db"])
 def test_other_databases_are_left_as_they_are(uri: str) -> None:
     assert limit_database(uri) == uri
+
+
+def test_cancellation_that_comes_as_the_call_ends_is_not_lost() -> None:
+    async def run() -> None:
+        call: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(within(5.0, "x", call))
+        await asyncio.sleep(0.01)
+        call.set_result(1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
