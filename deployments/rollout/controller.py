@@ -94,6 +94,9 @@ class RolloutController:
         self._invalid = PersistentGauge(
             "rayloop_rollout_invalid", "1 while this check of a rollout's evidence has failed.", ("model", "check")
         )
+        self._late_harm = PersistentGauge(
+            "rayloop_late_harm", "1 while a version answers that labels showed to be worse.", ("model", "version")
+        )
         self._pending_notifications: list[Decision] = []
         self._pass_failures = Counter("rayloop_rollout_pass_failures", "Passes that failed.", ("model",))
         self._state: RolloutState | None = None
@@ -323,7 +326,7 @@ class RolloutController:
             await asyncio.sleep(self._state.policy.poll_s if self._state is not None else 1.0)
 
     async def _pass(self) -> None:
-        self._export_invalid()
+        self._export_faults()
         if not self._applied:
             await self._reconcile()
         if self._state is not None and self._state.on_probation and time.monotonic() >= self._next_look:
@@ -336,10 +339,13 @@ class RolloutController:
         while self._state.active and await self._step(self._state) == "drop":
             pass
 
-    def _export_invalid(self) -> None:
-        self._invalid.clear()
+    def _export_faults(self) -> None:
+        for gauge in (self._invalid, self._late_harm):
+            gauge.clear()
         if check := self._failed_check():
             self._invalid.set(1.0, {"model": self._model, "check": check})
+        if self._state is not None and self._state.late_harm:
+            self._late_harm.set(1.0, {"model": self._model, "version": self._state.answering_version})
 
     def _failed_check(self) -> str:
         """Name the check that the evidence fails, during the rollout or on probation; empty for none."""

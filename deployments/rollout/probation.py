@@ -115,5 +115,6 @@ def apply_late_verdict(state: RolloutState, verdict: LateVerdict, now: float) ->
         return state_machine.roll_back(state, state.champion, verdict.reason, now, verdict.figures)
     if verdict.action == "hold":
         return state, state_machine.journal_entry(state, "hold", now, verdict.figures)
-    after = state.model_copy(update={"on_probation": False, "reason": verdict.reason})
+    update = {"on_probation": False, "late_harm": verdict.action == "alarm", "reason": verdict.reason}
+    after = state.model_copy(update=update)
     return after, state_machine.journal_entry(after, verdict.action, now, verdict.figures)

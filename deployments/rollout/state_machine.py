@@ -82,6 +82,8 @@ class RolloutState(Frozen):
     """Start of the rollout, seconds since the epoch."""
     on_probation: bool = False
     """Whether the version was promoted on health, and labels have not decided yet."""
+    late_harm: bool = False
+    """Whether labels showed that the promoted version is worse, and the policy left it in place."""
 
     @property
     def active(self) -> bool:
@@ -317,6 +319,7 @@ def roll_back(
         "remark": "",
         "since": now,
         "on_probation": False,
+        "late_harm": False,
     }
     after = state.model_copy(update=update)
     return after, journal_entry(after, "rollback", now, figures or {})
@@ -380,8 +383,9 @@ def _replay_entry(state: RolloutState, entry: Decision) -> RolloutState:
         update |= {"status": status, "champion": entry.champion, "challengers": entry.challengers}
         # On the path of health, labels decide after every promotion, also after one by hand.
         update |= {"since": entry.at, "on_probation": status == "promoted" and state.policy.path == "health"}
+        update["late_harm"] = False
     elif entry.action in AFTER_PROMOTION:
-        update["on_probation"] = False
+        update |= {"on_probation": False, "late_harm": entry.action == "alarm"}
     return state.model_copy(update=update)
 
 

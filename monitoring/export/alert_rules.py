@@ -155,6 +155,12 @@ RULES = (
         runbook=_PLATFORM,
     ),
     AlertRule(
+        name="RayloopLateHarm",
+        expr="max by (model, version) (ray_rayloop_late_harm) == 1",
+        summary="v{{ $labels.version }} of {{ $labels.model }} answers, and labels show that it is worse",
+        runbook=_PLATFORM,
+    ),
+    AlertRule(
         name="RayloopModelSilent",
         expr=f"group by (model) ({_IN_FLIGHT} offset 15m) unless on (model) group by (model) ({_IN_FLIGHT})",
         duration="2m",

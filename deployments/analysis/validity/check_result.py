@@ -36,5 +36,5 @@ def strongest(log_e: list[float], tests: int = 0) -> float:
 
 
 def format_estimates(estimates: tuple[Estimate, ...]) -> str:
-    """Values of estimates, for people."""
-    return ", ".join(f"{estimate.value:+.3f}" for estimate in estimates) or "none"
+    """Values of estimates in hundredths, for people: percentage points, or ranks out of 100."""
+    return ", ".join(f"{100.0 * estimate.value:+.1f}" for estimate in estimates) or "none"

@@ -21,8 +21,8 @@ def check_coverage(evidence: ValidityEvidence) -> CheckResult:
     between, before = [estimate.log_e(scale=SCALE) for estimate in evidence.coverage], evidence.log_e_fewer_labels
     log_e = strongest([*between, before])
     finding = (
-        "the variants do not have labels for the same share of rows; differences of all rows, and of those with low, "
-        f"middle and high scores: {format_estimates(evidence.coverage)}"
+        "the variants do not have labels for the same share of rows: the challenger's differs by "
+        f"{format_estimates(evidence.coverage)} percentage points (all rows; those with low, middle, high scores)"
     )
     if before > max(between, default=0.0):
         finding = "less than a third of the labels come that came before the rollout, or they come much later"
@@ -31,7 +31,10 @@ def check_coverage(evidence: ValidityEvidence) -> CheckResult:
 
 def check_delay(evidence: ValidityEvidence) -> CheckResult:
     """Do labels take as long in both variants?"""
-    finding = f"labels take longer in one variant than in the other: rank {format_estimates((evidence.delay,))}"
+    finding = (
+        "labels take longer in one variant than in the other: among all delays, those of the challenger rank "
+        f"{format_estimates((evidence.delay,))} places of 100 higher, where 0 is expected"
+    )
     ids = evidence.named.get("delay", ())
     return CheckResult(check="delay", log_e=evidence.delay.log_e(scale=SCALE), finding=finding, ids=ids)
 
@@ -48,7 +51,10 @@ def check_labels(evidence: ValidityEvidence) -> CheckResult:
         evidence.trained_shares[: len(evidence.champion_labels.class_shares)],
     )
     expected = [_log_e_unexpected(ours, theirs, trained) for ours, theirs, trained in pairs if ours and theirs]
-    finding = f"labels differ between the variants by {format_estimates(evidence.labels)}"
+    finding = (
+        f"labels differ between the variants: those of the challenger by {format_estimates(evidence.labels)} of 100 "
+        "(places among all values, or percentage points of each class), where 0 is expected"
+    )
     shares = [f"{rate.count / rate.units:.2%}" for rate, _ in evidence.champion_labels.class_shares if rate.units]
     if shares:
         champion, challenger = (
@@ -76,12 +82,13 @@ def check_loss(evidence: ValidityEvidence) -> CheckResult:
     beyond = min((float(log_e_above(rate.count, rate.units, MOST_FAR_OFF)) for rate in far_off), default=0.0)
     finding = (
         f"labels follow the champion's scores with slope {versions[0].slope.value:.2f}, the challenger's with "
-        f"{versions[1].slope.value:.2f}, where 1 is expected"
+        f"{versions[1].slope.value:.2f}, where 1 is expected and one of them has to reach {HALF}"
     )
     if far_off:
         shares = " and ".join(f"{rate.count / rate.units:.0%}" for rate in far_off if rate.units)
-        finding += f"; {shares} of the labels are far off"
-    finding += f"; the champion's loss differs between the variants by rank {evidence.champion_loss.value:+.3f}"
+        finding += f"; {shares} of the labels are far off, where {MOST_FAR_OFF:.0%} is the limit"
+    rank = format_estimates((evidence.champion_loss,))
+    finding += f"; the champion's loss ranks {rank} places of 100 higher in the challenger's rows, where 0 is expected"
     others, copied = [unrelated, beyond, evidence.champion_loss.log_e(scale=SCALE)], [e.log_e_copied for e in versions]
     if max(copied) > max(others):
         finding = "labels follow the scores of a version as if they were made from them"

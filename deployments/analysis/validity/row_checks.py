@@ -31,7 +31,10 @@ def check_scores(evidence: ValidityEvidence) -> CheckResult:
         finding = f"{evidence.differing.rows} of {evidence.rescored} rows got other scores when they were scored again"
         return _certain("scores", evidence.differing, finding)
     log_e = strongest([estimate.log_e(scale=SCALE) for estimate in evidence.champion_scores])
-    finding = f"the champion's scores differ between the variants: {format_estimates(evidence.champion_scores)}"
+    finding = (
+        "the champion's scores differ between the variants: in the challenger's rows they, and their distances from "
+        f"the middle, rank {format_estimates(evidence.champion_scores)} places of 100 higher, where 0 is expected"
+    )
     return CheckResult(check="scores", log_e=log_e, finding=finding, ids=evidence.named.get("scores", ()))
 
 

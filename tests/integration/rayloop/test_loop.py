@@ -216,6 +216,7 @@ def test_metrics_of_alerts_and_dashboards_are_exported_by_ray(simulated: str, cl
         "ray_rayloop_log_commit_failures_total",
         "ray_rayloop_rollout_pass_failures_total",
         "ray_rayloop_rollout_invalid",
+        "ray_rayloop_late_harm",
         "ray_rayloop_drift_failures_total",
         "ray_rayloop_drift_rejected_profiles_total",
         "ray_rayloop_segment_ratio",

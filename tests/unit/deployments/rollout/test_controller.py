@@ -307,11 +307,11 @@ class EvidenceOfLabels:
 SLOW_LABELS = follow_label_delay(POLICY, 90 * DAY_S)
 
 
-async def on_probation(stores: Stores, serve: ConfigWriter) -> Any:
+async def on_probation(stores: Stores, serve: ConfigWriter, policy: RolloutPolicy = SLOW_LABELS) -> Any:
     """A controller that resumes after version 2 was promoted on health."""
-    state, journal = begin("r", MODEL, "1", ("2",), SLOW_LABELS, time.time()), RolloutJournal(MODEL, stores.tables)
-    journal.record(journal_entry(state, "start", state.since, {}), SLOW_LABELS)
-    journal.record(apply_command(state, "promote", "by hand", time.time())[1], SLOW_LABELS)
+    state, journal = begin("r", MODEL, "1", ("2",), policy, time.time()), RolloutJournal(MODEL, stores.tables)
+    journal.record(journal_entry(state, "start", state.since, {}), policy)
+    journal.record(apply_command(state, "promote", "by hand", time.time())[1], policy)
     serve.config = ServerConfig(champion=version("2"))
     return await start()
 
@@ -372,6 +372,30 @@ def test_canary_that_fails_a_check_is_shown_and_alerted_on_during_the_probation(
     assert [d.action for d in status.decisions] == ["start", "promote"]
     assert status.late_verdict is not None
     assert (status.late_verdict.action, status.late_verdict.check) == ("hold", "variant")
+
+
+def test_harm_that_only_alarms_is_alerted_on_until_the_next_rollout(
+    serve: ConfigWriter, stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauges: dict[str, Gauge] = {}
+    monkeypatch.setattr(controller, "PersistentGauge", lambda name, *_: gauges.setdefault(name, Gauge()))
+    monkeypatch.setattr(controller, "connect_log_writer", lambda *_: Actor(EvidenceOfLabels(0.2)))
+
+    async def run() -> None:
+        actor = await on_probation(stores, serve, SLOW_LABELS.model_copy(update={"on_late_harm": "alarm"}))
+        gauge = gauges["rayloop_late_harm"]
+        await until(lambda: gauge.tags == {"model": MODEL, "version": "2"}, "the alert fires")
+        assert await actions_until(actor, "alarm") == ["start", "promote", "alarm"]
+        # A controller that starts now finds the same.
+        gauges.clear()
+        again = await start()
+        gauge = gauges["rayloop_late_harm"]
+        await until(lambda: gauge.tags == {"model": MODEL, "version": "2"}, "the alert fires again")
+        await again.start(version("3"), POLICY)
+        await until(lambda: gauge.tags is None, "the alert ends with the next rollout")
+
+    asyncio.run(run())
+    assert serve.config.champion.version == "2"
 
 
 def test_rollout_that_starts_during_a_probation_supersedes_it(serve: ConfigWriter, stores: Stores) -> None:

@@ -122,6 +122,8 @@ def test_verdict_ends_the_probation_and_is_replayed(verdict: LateVerdict, status
     state, journal = promoted()
     after, entry = apply_late_verdict(state, verdict, STARTED + 95 * DAY_S)
     assert (after.on_probation, after.status, after.answering_version) == (False, status, answers)
+    assert after.late_harm == (verdict.action == "alarm")
+    assert not roll_back(after, "1", "by hand", STARTED + 96 * DAY_S)[0].late_harm
     assert (entry.action, entry.reason, entry.evidence) == (verdict.action, verdict.reason, verdict.figures)
     again = replay("trips", [*journal, entry], POLICY)
     left_out: Any = {"since"}

@@ -178,6 +178,8 @@ CASES: list[tuple[str, dict[str, str], str, dict[str, str] | None]] = [
     ("RayloopRolloutPassFails", {series("ray_rayloop_rollout_pass_failures_total", **M): "_x3 1+0x60"}, "14m", None),
     ("RayloopRolloutInvalid", {series("ray_rayloop_rollout_invalid", **M, check="labels"): "_ 1 1"}, "1m", INVALID),
     ("RayloopRolloutInvalid", {series("ray_rayloop_rollout_invalid", **M, check="labels"): "1 _x10"}, "9m", None),
+    ("RayloopLateHarm", {series("ray_rayloop_late_harm", **M, version="2"): "_ 1 1"}, "1m", M | {"version": "2"}),
+    ("RayloopLateHarm", {series("ray_rayloop_late_harm", **M, version="2"): "1 _x10"}, "9m", None),
     ("RayloopModelSilent", {series("ray_rayloop_requests_under_way", **M, replica="a"): "0x20 stale"}, "25m", M),
     (
         # A replica was replaced.
@@ -400,6 +402,7 @@ def test_rules_and_panels_use_only_exported_metrics() -> None:
         "log_commit_failures_total",
         "rollout_pass_failures_total",
         "rollout_invalid",
+        "late_harm",
     }
     known |= {f"ray_rayloop_{name}" for name in replica}
     used = re.findall(r"ray_rayloop_\w+", " ".join([render_dashboard(), *(rule.expr for rule in RULES)]))
