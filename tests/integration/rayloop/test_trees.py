@@ -42,6 +42,7 @@ def _parity(version: ModelVersion) -> float:
     return value
 
 
+@pytest.mark.slow  # the boosted test below takes the same way in each landing
 @pytest.mark.cluster
 def test_project_of_a_scikit_learn_forest_is_tuned_and_registered(cluster: Settings, tmp_path: Path) -> None:
     tune = 'TuneConfig(space={"max_features": Choice(options=("sqrt", "log2"))}, trials=2)'
