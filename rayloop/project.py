@@ -274,6 +274,8 @@ class Project:
             "compress": bool(self.compress),
             "retrain.on": bool(self.retrain.on),
             "train.calibrate": self.train.calibrate != "none",
+            "train.minority": self.train.minority is not None,
+            "train.noise": self.train.noise > 0,
             "train.quantize": self.model.is_python and self.train.quantize != "none",
             "gate.fairness.mitigate": self.gate.fairness.mitigate != "none",
         }

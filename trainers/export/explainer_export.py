@@ -79,6 +79,9 @@ def _exact(result: FitResult, rows: Arrays) -> tuple[ExplainerRecord, ExplainerD
     if not isinstance(model, TreeModel | EstimatorModel):
         return trees, None
     forest = model.forest()
+    if forest.of_probabilities and (result.temperature != 1.0 or result.inputs.logit_shift):
+        # Probabilities of trees add up, and those that a temperature or a shift of logits has changed do not.
+        return trees, None
     trees = trees.model_copy(update={"unit": "probability" if forest.of_probabilities else None})
     return trees, leaf_paths(forest, *((1.0, 0.0) if forest.of_probabilities else _unit(result)))
 

@@ -26,7 +26,7 @@ from rayloop.retraining.warm_start import load_warm_start
 from rayloop.stages.deploy import serving_options
 from rayloop.stages.retrain import retrain_champion
 from tests.factories.errors import raises
-from trainers.config import Choice, Distill, ModelSpec, PythonModel, TrainConfig, TuneConfig
+from trainers.config import Choice, Distill, ModelSpec, Oversample, PythonModel, TrainConfig, TuneConfig
 from trainers.evaluation.fairness import FairnessPolicy
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
 
@@ -210,6 +210,8 @@ def test_project_of_an_imported_model_refuses_what_would_change_it() -> None:
         ("simulation", {"simulation": project.simulation}),
         ("compress", {"compress": (Distill(student=ModelSpec()),)}),
         ("train.calibrate", {"train": TrainConfig(calibrate="temperature")}),
+        ("train.minority", {"train": TrainConfig(minority=Oversample())}),
+        ("train.noise", {"train": TrainConfig(noise=0.1)}),
         ("gate.fairness.mitigate", {"gate": _REWEIGHED}),
     ):
         with raises(ProjectError, "project.imported_is_fixed", what=what):
@@ -246,6 +248,8 @@ def test_project_of_a_python_model_refuses_what_would_change_it() -> None:
         ("compress", {"compress": (Distill(student=ModelSpec()),)}),
         ("retrain.on", {"retrain": Retrain(on=(OnLabels(labels=10),))}),
         ("train.calibrate", {"train": TrainConfig(calibrate="temperature")}),
+        ("train.minority", {"train": TrainConfig(minority=Oversample())}),
+        ("train.noise", {"train": TrainConfig(noise=0.1)}),
         ("train.quantize", {"train": TrainConfig(quantize="int8")}),
         ("gate.fairness.mitigate", {"gate": _REWEIGHED}),
     ):

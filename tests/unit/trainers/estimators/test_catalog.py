@@ -60,6 +60,18 @@ def test_value_that_the_estimator_does_not_take_is_refused() -> None:
         create(spec)
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("sklearn.neural_network.MLPRegressor", {"loss": "poisson"}),
+        ("sklearn.ensemble.RandomForestRegressor", {"criterion": "poisson"}),
+    ],
+)
+def test_loss_of_counts_is_refused_because_labels_are_standardized(name: str, parameters: dict[str, str]) -> None:
+    with raises(ProjectError, "project.setting_out_of_bounds", name="estimator", value="poisson"):
+        create(ModelSpec(build="sklearn", parameters={"estimator": name, **parameters}))
+
+
 @pytest.mark.parametrize("changes", [{"patience": 5}, {"epochs": 5}, {"lr": 0.1}, {"quantize": "int8"}])
 def test_setting_without_a_meaning_for_estimators_is_refused(changes: dict[str, Any]) -> None:
     check_settings(FOREST, TrainConfig(seed=3, threads=2, class_weights="balanced", calibrate="temperature"))

@@ -92,15 +92,21 @@ def test_exact_contributions_of_estimators_add_up_to_served_scores(
 
 
 @pytest.mark.parametrize(
-    ("name", "temperature"),
-    [("sklearn.ensemble.RandomForestClassifier", 2.0), ("sklearn.neural_network.MLPClassifier", 1.0)],
+    ("name", "temperature", "shift"),
+    [
+        ("sklearn.ensemble.RandomForestClassifier", 2.0, ()),
+        # So small that it would not show on the rows that are tried.
+        ("sklearn.ensemble.RandomForestClassifier", 1.0, (1e-6,)),
+        ("sklearn.neural_network.MLPClassifier", 1.0, ()),
+    ],
 )
 def test_estimator_without_exact_contributions_is_explained_by_samples(
-    name: str, temperature: float, tmp_path: Path
+    name: str, temperature: float, shift: tuple[float, ...], tmp_path: Path
 ) -> None:
     parameters = {"n_estimators": 10} if "Forest" in name else {"hidden_layer_sizes": (4,), "max_iter": 2000}
     result = boosted(spec=ModelSpec(build="sklearn", parameters={"estimator": name, **parameters}))
-    explainer, _, _ = _explained(replace(result, temperature=temperature), "binary", tmp_path)
+    inputs = result.inputs.model_copy(update={"logit_shift": shift})
+    explainer, _, _ = _explained(replace(result, temperature=temperature, inputs=inputs), "binary", tmp_path)
     assert (explainer.record.method, explainer.unit) == ("sampled", "probability")
 
 
