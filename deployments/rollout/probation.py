@@ -77,7 +77,7 @@ def _find_doubt(
     """The check that rows of the canary, or those of after it, fail; and why labels decide nothing yet, or empty.
 
     Rows of after the promotion are those of one variant, so that only the checks of labels against scores can fail.
-    They are most of the rows: where any of them is labeled, they alone have to show that labels follow the scores.
+    Where they are most of the labeled rows, they alone have to show that labels follow the scores.
     """
     late = evidence.late_validity
     after = check_validity(late, policy, split=0.0, keys="", labeled=late.labeled)
@@ -85,7 +85,7 @@ def _find_doubt(
     if failed is not None:
         return failed, failed.reason
     few = evidence.total.paired.n < UNPROVEN_ROWS
-    unproven = after.unproven if late.labeled else canary.unproven
+    unproven = after.unproven if 2 * late.labeled > evidence.total.paired.n else canary.unproven
     return None, canary.suspicious or after.suspicious or (unproven if few else "")
 
 

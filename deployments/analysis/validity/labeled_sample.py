@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster.names import CHALLENGER
+from cluster.names import CHALLENGER, CHAMPION
 from cluster.values import Task
 from deployments.analysis.key_counts import key_hash
 from deployments.analysis.paired_predictions import Label
@@ -23,15 +23,21 @@ class LabeledSample:
 
     def __init__(self) -> None:
         self._sample: RowSample | None = None
+        self._outputs = 1
         self._repeated = self._changed = Suspects()
 
     def add(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         """Add rows with pairwise shares and keys (evidence_collector.py), and the labels that came before them."""
         name = score_column(rows)
-        champion = rows.column(f"champion_{name}").to_pylist()
-        outputs = next((len(each) for each in champion if isinstance(each, list)), 1)
+        champion, challenger = (rows.column(f"{variant}_{name}").to_pylist() for variant in (CHAMPION, CHALLENGER))
+        known_scores = [score for score in (*champion, *challenger) if score is not None]
+        if not rows.num_rows or (not known_scores and self._sample is None):
+            # How many scores a row has is not known yet.
+            return
         if self._sample is None:
-            self._sample = RowSample(outputs)
+            self._outputs = len(known_scores[0]) if isinstance(known_scores[0], list) else 1
+            self._sample = RowSample(self._outputs)
+        outputs = self._outputs
         ids = rows.column("id").to_pylist()
         keys = np.array([key_hash(key) for key in rows.column("key").to_pylist()], np.uint64)
         fresh = self._find_new(self._sample, ids, keys)
@@ -43,7 +49,7 @@ class LabeledSample:
             challenger=np.array(pc.equal(rows.column("assigned"), CHALLENGER)),
             at_us=rows.column("at").cast(pa.int64()).to_numpy(),
             champion=_scores(champion, outputs),
-            challenger_scores=_scores(rows.column(f"challenger_{name}").to_pylist(), outputs),
+            challenger_scores=_scores(challenger, outputs),
             labels=np.array([np.nan if label is None else label[1] for label in known], np.float64),
             received_us=np.array([np.nan if label is None else label[0] for label in known], np.float64),
         )

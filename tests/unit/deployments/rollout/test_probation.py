@@ -188,6 +188,7 @@ def test_rows_of_after_the_promotion_are_checked_and_blame_no_version() -> None:
 
 def test_labels_of_after_the_promotion_have_to_follow_the_scores_before_they_decide() -> None:
     few = late_rows(30, wrong=False).late_validity
-    worse = labeled(0.2, UNPROVEN_ROWS - 1).model_copy(update={"late_validity": few})
+    worse = labeled(0.2, 59).model_copy(update={"late_validity": few})
     enough = worse.model_copy(update={"late_validity": late_rows(300, wrong=False).late_validity})
+    assert judged(labeled(0.2, 900).model_copy(update={"late_validity": few}), 95.0).action == "rollback"
     assert [judged(evidence, 95.0).action for evidence in (worse, enough)] == ["hold", "rollback"]

@@ -156,3 +156,14 @@ def test_sample_to_score_again_has_features_and_a_bound() -> None:
     assert (sample.num_rows, "features" in sample.column_names, collector.take_sample()) == (64, True, None)
     collector.add_predictions(prediction_rows([answer(1)], "b").drop_columns(["features"]))
     assert collector.take_sample() is None
+
+
+def test_batch_without_rows_leaves_a_multiclass_sample_as_it_is() -> None:
+    shares = np.full((1, 3), 1 / 3)
+    rows = prediction_rows([replace(answer(1, task=MULTICLASS), champion=shares, challenger=shares)], "b")
+    collector = EvidenceCollector("r", ("2",))
+    for batch in (rows.slice(0, 0), rows, rows.slice(0, 0)):
+        collector.add_predictions(batch)
+    evidence = collector.evidence(MULTICLASS)["2"].validity
+    assert evidence is not None
+    assert evidence.rows == 1
