@@ -174,13 +174,17 @@ class RolloutPolicy(Frozen):
     def divide_alpha(self, initial_challengers: int) -> RolloutPolicy:
         """The policy for each of several challengers: an equal part of each error rate (Bonferroni).
 
+        On the path of health the checks of evidence run twice, on rows of the canary and on those from after the
+        promotion: each time they spend half of ``validity_alpha``.
+
         Args:
             initial_challengers: Challengers that the rollout started with.
         """
-        if initial_challengers == 1:
+        runs = 2 if self.path == "health" else 1
+        if initial_challengers == runs == 1:
             return self
-        rates = {name: getattr(self, name) / initial_challengers for name in ("alpha", "validity_alpha")}
-        return self.model_copy(update=rates)
+        rates = {"alpha": self.alpha, "validity_alpha": self.validity_alpha / runs}
+        return self.model_copy(update={name: rate / initial_challengers for name, rate in rates.items()})
 
     def test_alpha(self, test: Test) -> float:
         """Error probability of a test that may abort: its part of alpha, of which tests that are off spend nothing."""

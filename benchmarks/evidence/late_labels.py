@@ -196,8 +196,8 @@ def _describe_inverted(outcomes: list[Outcome]) -> Iterator[Row]:
     note = f"{len(expired)} expired and told a person to decide; the check that failed: {named}"
     target = Target(of="value", sign="=", limit=len(outcomes))
     kind = "a sound challenger, labels inverted after the promotion"
-    yield row(f"{WORK}: {kind}", f"neither rolled back nor confirmed, of {len(outcomes)}", float(len(expired)),
-              target=target, note=note)  # fmt: skip
+    what = f"neither rolled back nor confirmed, of {len(outcomes)}"
+    yield row(f"{WORK}: {kind}", what, float(len(expired)), target=target, note=note)
 
 
 def replay_history(seed: int, harm: float, inverted: bool = False) -> Outcome:

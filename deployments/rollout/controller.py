@@ -95,7 +95,7 @@ class RolloutController:
             "rayloop_rollout_invalid", "1 while this check of a rollout's evidence has failed.", ("model", "check")
         )
         self._late_harm = PersistentGauge(
-            "rayloop_late_harm", "1 while a version answers that labels showed to be worse.", ("model", "version")
+            "rayloop_late_harm", "1 from late labels that show harm to a rollback or rollout.", ("model", "version")
         )
         self._pending_notifications: list[Decision] = []
         self._pass_failures = Counter("rayloop_rollout_pass_failures", "Passes that failed.", ("model",))

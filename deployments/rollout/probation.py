@@ -10,6 +10,9 @@ sequence of labeled rows that began with the canary: rows that both scored then 
 alpha hold over all looks, in the canary and after it: a promoted version that is no worse than the former champion is
 rolled back for its quality with probability at most ``test_alpha("quality") + test_alpha("early_quality")``, and one
 beyond the margin is confirmed with probability at most ``alpha``.
+
+Rows from after the promotion have one variant, so what the checks compare between variants finds nothing in them. The
+checks of these rows and those of the canary spend half of ``validity_alpha`` each (RolloutPolicy.divide_alpha).
 """
 
 from __future__ import annotations
@@ -21,12 +24,11 @@ from pydantic import Field
 from cluster.values import Decision, Frozen
 from deployments.analysis.evidence import RolloutEvidence
 from deployments.analysis.quality_test import compare_quality, format_costs
-from deployments.analysis.validity.check_result import CheckResult
 from deployments.analysis.validity.validity_checks import UNPROVEN_ROWS, ValidityResult, check_validity
 from deployments.analysis.verdict import check_evidence
 from deployments.rollout import state_machine
 from deployments.rollout.state_machine import RolloutState, format_due
-from deployments.rollout_policy import DAY_S, RolloutPolicy
+from deployments.rollout_policy import DAY_S
 
 LateAction = Literal["hold", "confirm", "rollback", "alarm", "expire", "supersede"]
 
@@ -53,9 +55,12 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
     policy = state.policy.divide_alpha(len(state.initial_challengers))
     quality, paired = compare_quality(evidence, policy), evidence.total.paired
     canary = check_evidence(evidence, policy, len(state.initial_challengers))
-    failed, doubt = _find_doubt(canary, evidence, policy)
+    late = check_validity(evidence.late_validity, policy, split=0.0, keys="", labeled=evidence.late_validity.labeled)
+    failed = canary.failed or late.failed
+    doubt = failed.reason if failed else canary.suspicious or late.suspicious or _unproven(canary, late, evidence)
     version, former = state.answering_version, state.champion
-    figures = quality.figures | canary.figures | {"labelled": float(paired.n), "given_up": float(evidence.expired_rows)}
+    figures = quality.figures | canary.figures | {f"late_{name}": value for name, value in late.figures.items()}
+    figures |= {"labelled": float(paired.n), "given_up": float(evidence.expired_rows)}
     if quality.regression and not doubt:
         reason = f"labels show harm of v{version} after its promotion: {quality.regression}"
         return LateVerdict(action=policy.on_late_harm, reason=reason, figures=figures)
@@ -71,22 +76,11 @@ def judge_probation(state: RolloutState, evidence: RolloutEvidence, now: float) 
     return LateVerdict(action="hold", reason=reason, figures=figures, check=failed.check if failed else "")
 
 
-def _find_doubt(
-    canary: ValidityResult, evidence: RolloutEvidence, policy: RolloutPolicy
-) -> tuple[CheckResult | None, str]:
-    """The check that rows of the canary, or those of after it, fail; and why labels decide nothing yet, or empty.
-
-    Rows of after the promotion are those of one variant, so that only the checks of labels against scores can fail.
-    Where they are most of the labeled rows, they alone have to show that labels follow the scores.
-    """
-    late = evidence.late_validity
-    after = check_validity(late, policy, split=0.0, keys="", labeled=late.labeled)
-    failed = canary.failed or after.failed
-    if failed is not None:
-        return failed, failed.reason
-    few = evidence.total.paired.n < UNPROVEN_ROWS
-    unproven = after.unproven if 2 * late.labeled > evidence.total.paired.n else canary.unproven
-    return None, canary.suspicious or after.suspicious or (unproven if few else "")
+def _unproven(canary: ValidityResult, late: ValidityResult, evidence: RolloutEvidence) -> str:
+    """Why labels are not yet known to belong to the scores, by the rows that have most labels; empty when they are."""
+    if evidence.total.paired.n >= UNPROVEN_ROWS:
+        return ""
+    return late.unproven if 2 * evidence.late_validity.labeled > evidence.total.paired.n else canary.unproven
 
 
 def supersede(state: RolloutState, rollout: str) -> LateVerdict:

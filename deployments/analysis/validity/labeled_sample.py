@@ -25,22 +25,25 @@ class LabeledSample:
         self._sample: RowSample | None = None
         self._outputs = 1
         self._repeated = self._changed = Suspects()
+        self._newest: tuple[object, ValidityEvidence] | None = None
 
     def add(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         """Add rows with pairwise shares and keys (evidence_collector.py), and the labels that came before them."""
+        if not rows.num_rows:
+            return
         name = score_column(rows)
         champion, challenger = (rows.column(f"{variant}_{name}").to_pylist() for variant in (CHAMPION, CHALLENGER))
-        known_scores = [score for score in (*champion, *challenger) if score is not None]
-        if not rows.num_rows or (not known_scores and self._sample is None):
-            # How many scores a row has is not known yet.
-            return
         if self._sample is None:
-            self._outputs = len(known_scores[0]) if isinstance(known_scores[0], list) else 1
+            score = next((score for score in (*champion, *challenger) if score is not None), None)
+            if score is None:
+                # How many scores a row has is not known yet.
+                return
+            self._outputs = len(score) if isinstance(score, list) else 1
             self._sample = RowSample(self._outputs)
-        outputs = self._outputs
+        self._newest = None
         ids = rows.column("id").to_pylist()
         keys = np.array([key_hash(key) for key in rows.column("key").to_pylist()], np.uint64)
-        fresh = self._find_new(self._sample, ids, keys)
+        new = self._find_new(self._sample, ids, keys)
         known = [labels.get(id) for id in ids]
         arrays = RowArrays(
             ids=np.array(ids, object),
@@ -48,29 +51,33 @@ class LabeledSample:
             shares=rows.column("share").to_numpy(),
             challenger=np.array(pc.equal(rows.column("assigned"), CHALLENGER)),
             at_us=rows.column("at").cast(pa.int64()).to_numpy(),
-            champion=_scores(champion, outputs),
-            challenger_scores=_scores(challenger, outputs),
+            champion=_scores(champion, self._outputs),
+            challenger_scores=_scores(challenger, self._outputs),
             labels=np.array([np.nan if label is None else label[1] for label in known], np.float64),
             received_us=np.array([np.nan if label is None else label[0] for label in known], np.float64),
         )
-        self._sample.add(arrays.select(fresh))
+        self._sample.add(arrays.select(new))
 
-    def add_labels(self, labels: Sequence[tuple[str, Label]]) -> bool:
-        """Add labels, each the newest of its row. Returns whether any is of a row of the sample."""
+    def add_labels(self, labels: Sequence[tuple[str, Label]]) -> None:
+        """Add labels, each the newest of its row; those of rows outside the sample are ignored."""
         known = [(id, label) for id, label in labels if self._sample is not None and id in self._sample]
         if not known or self._sample is None:
-            return False
+            return
+        self._newest = None
         changed = [id for id, (_, value) in known if self._sample.label(id) not in (None, value)]
         self._changed = self._changed.add(changed)
         self._sample.set_labels([id for id, _ in known], [v for _, (_, v) in known], [at for _, (at, _) in known])
-        return True
 
     def evidence(self, task: Task, held_out: HeldOut, history: LabelHistory | None) -> ValidityEvidence:
         """Summarize the sample (sample_evidence.py)."""
-        evidence = ValidityEvidence()
-        if self._sample is not None:
-            evidence = sample_evidence(self._sample.arrays(), task, held_out, history)
-        return evidence.model_copy(update={"repeated_rows": self._repeated, "changed_labels": self._changed})
+        if self._sample is None:
+            return ValidityEvidence()
+        about = (task, held_out, history)
+        if self._newest is None or self._newest[0] != about:
+            evidence = sample_evidence(self._sample.arrays(), *about)
+            suspects = {"repeated_rows": self._repeated, "changed_labels": self._changed}
+            self._newest = about, evidence.model_copy(update=suspects)
+        return self._newest[1]
 
     def _find_new(self, sample: RowSample, ids: list[str], keys: np.ndarray) -> np.ndarray:
         """Mask of the rows whose keys are in the sample, and whose ids are not yet."""

@@ -62,8 +62,6 @@ class ValidityCollector:
         self._misassigned = self._inconsistent = Suspects()
         self._first_keys: dict[float, list[int]] = defaultdict(lambda: [0, 0])
         self._lost: dict[float, list[int]] = defaultdict(lambda: [0, 0])
-        self._newest: tuple[object, ValidityEvidence] | None = None
-        self._newest_late: tuple[object, ValidityEvidence] | None = None
 
     def check_assignment(self, rows: pa.Table) -> None:
         """Compute the variant of each request again from its key, and the share that was in force."""
@@ -81,42 +79,26 @@ class ValidityCollector:
 
     def add(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
         """Add rows with pairwise shares and keys (evidence_collector.py), and the labels that came before them."""
-        self._newest = None
         self._count_first_keys(rows)
         self._inconsistent = self._inconsistent.add(_inconsistent(rows, score_column(rows)))
         self._canary.add(rows, labels)
 
     def add_probation(self, rows: pa.Table, labels: Mapping[str, Label]) -> None:
-        """Add rows of after the promotion, with the promoted version as the challenger."""
-        self._newest_late = None
+        """Add rows from after the promotion, with the promoted version as the challenger."""
         self._probation.add(rows, labels)
 
     def add_labels(self, labels: Sequence[tuple[str, Label]]) -> None:
         """Add labels, each the newest of its row; those of rows outside the samples are ignored."""
-        if self._canary.add_labels(labels):
-            self._newest = None
-        if self._probation.add_labels(labels):
-            self._newest_late = None
+        self._canary.add_labels(labels)
+        self._probation.add_labels(labels)
 
     def add_lost(self, assignment: Assignment, requests: int) -> None:
         """Count requests that were answered and not logged."""
-        self._newest = None
         share = pairwise_share(assignment.share, assignment.champion_share)
         self._lost[share][assignment.assigned == CHALLENGER] += requests
 
     def evidence(self, task: Task, held_out: HeldOut) -> ValidityEvidence:
         """The evidence so far about the rows of the rollout."""
-        if self._newest is None or self._newest[0] != (task, held_out):
-            self._newest = (task, held_out), self._evidence(task, held_out)
-        return self._newest[1]
-
-    def late_evidence(self, task: Task, held_out: HeldOut) -> ValidityEvidence:
-        """The evidence so far about the rows of after the promotion."""
-        if self._newest_late is None or self._newest_late[0] != (task, held_out):
-            self._newest_late = (task, held_out), self._probation.evidence(task, held_out, self.history)
-        return self._newest_late[1]
-
-    def _evidence(self, task: Task, held_out: HeldOut) -> ValidityEvidence:
         counted = {
             "misassigned": self._misassigned,
             "inconsistent": self._inconsistent,
@@ -124,6 +106,10 @@ class ValidityCollector:
             "lost": {share: (a, b) for share, (a, b) in sorted(self._lost.items())},
         }
         return self._canary.evidence(task, held_out, self.history).model_copy(update=counted)
+
+    def late_evidence(self, task: Task, held_out: HeldOut) -> ValidityEvidence:
+        """The evidence so far about rows from after the promotion."""
+        return self._probation.evidence(task, held_out, self.history)
 
     def _count_first_keys(self, rows: pa.Table) -> None:
         firsts = rows.filter(rows.column(FIRST_KEY))

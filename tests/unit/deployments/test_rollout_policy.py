@@ -98,3 +98,10 @@ def test_test_alpha_spends_alpha_on_the_tests_in_use(changes: dict[str, Any], pa
     policy = RolloutPolicy(alpha=0.05, **changes)
     assert [policy.test_alpha(test) for test in TESTS] == pytest.approx(parts)
     assert sum(policy.test_alpha(test) for test in TESTS) == pytest.approx(policy.alpha)
+
+
+def test_checks_of_the_canary_and_of_the_probation_share_their_error_rate() -> None:
+    policy = RolloutPolicy(path="health", validity_alpha=0.02)
+    assert policy.divide_alpha(1).validity_alpha == pytest.approx(0.01)
+    assert policy.divide_alpha(2).validity_alpha == pytest.approx(0.005)
+    assert policy.divide_alpha(1).alpha == policy.alpha

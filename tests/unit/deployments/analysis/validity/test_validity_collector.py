@@ -167,3 +167,16 @@ def test_batch_without_rows_leaves_a_multiclass_sample_as_it_is() -> None:
     evidence = collector.evidence(MULTICLASS)["2"].validity
     assert evidence is not None
     assert evidence.rows == 1
+
+
+def test_batch_of_failed_rows_leaves_a_multiclass_sample_as_it_is() -> None:
+    shares = np.full((1, 3), 1 / 3)
+    scored = replace(answer(1, task=MULTICLASS), champion=shares, challenger=shares)
+    failed = replace(answer(2, task=MULTICLASS), champion=None, challenger=None)
+    rows, neither = prediction_rows([scored, failed], "b"), prediction_rows([scored, failed], "c")
+    collector = EvidenceCollector("r", ("2",))
+    for batch in (rows.slice(1), rows.slice(0, 1), neither.slice(1)):
+        collector.add_predictions(batch)
+    evidence = collector.evidence(MULTICLASS)["2"].validity
+    assert evidence is not None
+    assert evidence.rows == 2
