@@ -260,6 +260,8 @@ class Project:
         if self.model.is_estimator:
             check_task(self.model, self.task)
         space = self.tune.space if self.tune else {}
+        if self.train.minority is not None and "class_weights" in space:
+            raise ProjectError("project.minority_with_class_weights", weights="a search space")
         check_parameters(self.model, [name for name in space if name not in TrainConfig.model_fields])
         for step in self.compress:
             if isinstance(step, Distill):

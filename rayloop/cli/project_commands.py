@@ -80,7 +80,7 @@ def train(context: ProjectContext, from_version: str | None = None) -> None:
     """
     recipe = Recipe(context.project.model, context.project.train)
     if from_version:
-        recipe = recipe._replace(start=load_warm_start(context, from_version, recipe.spec))
+        recipe = recipe._replace(start=load_warm_start(context, from_version, recipe.spec, recipe.config))
     frame = feature_data.training_frame(context, feature_data.snapshots_of(feature_data.ingest_sources(context)))
     with context.progress.stage("train"):
         version = build_version(context, frame, recipe, "trained by hand").version

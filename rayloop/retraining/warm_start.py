@@ -12,7 +12,7 @@ from cluster.values import ModelVersion
 from features.encoder import Encoder
 from features.manifest import Manifest
 from rayloop.context import ProjectContext
-from trainers.config import ModelSpec
+from trainers.config import ModelSpec, TrainConfig
 from trainers.loop.starting_point import StartingPoint
 from trainers.loop.trainer import FitResult
 
@@ -39,18 +39,19 @@ def store_starting_point(run: Run, result: FitResult) -> None:
         run.log_file(path, WARM_START_FOLDER)
 
 
-def load_warm_start(context: ProjectContext, number: str, spec: ModelSpec) -> WarmStart:
+def load_warm_start(context: ProjectContext, number: str, spec: ModelSpec, config: TrainConfig) -> WarmStart:
     """Return what is needed to continue a version.
 
     Args:
         context: The project.
         number: The version.
         spec: The model that would continue it.
+        config: Its training settings.
 
     Raises:
         VersionNotFound: There is no such version, or its run has no stored weights.
-        ProjectError: Its features, its task or its model differ from those of the project, or no model is trained, or
-            it is fitted in one go, or a race chooses it.
+        ProjectError: Its features, its task, its model or its use of synthetic rows differ from those of the project,
+            or no model is trained, or it is fitted in one go, or a race chooses it.
     """
     if spec.is_python:
         raise ProjectError("project.python_is_fixed", what="--from-version")
@@ -72,4 +73,7 @@ def load_warm_start(context: ProjectContext, number: str, spec: ModelSpec) -> Wa
         raise VersionNotFound("registry.version_without_weights", model=version.model, version=number)
     point = StartingPoint.from_file(str(registry.fetch_run_file(version, path)))
     point.require_same_model(number, spec, context.project.task)
+    # What synthetic rows add to logits is in the weights of a version, and further training takes it back slowly.
+    if bool(point.inputs.logit_shift) != (config.minority is not None):
+        raise ProjectError("project.warm_start_minority", version=number)
     return WarmStart(version, manifest.encoder, point)

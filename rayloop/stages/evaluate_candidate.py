@@ -120,18 +120,18 @@ def evaluate_without_mitigation(build: CandidateBuild) -> MitigationResult | Non
     """Train the recipe once more without weights of groups, unless that is off, and measure its groups.
 
     Returns:
-        The comparison, which is empty where it is off; None for a candidate that was trained without such weights.
+        The comparison, which is empty where there is none; None for a candidate that was trained without such weights.
     """
     context, frame, recipe = build.context, build.frame, build.recipe
     project, fair = context.project, context.project.gate.fairness
     if not frame.reweighed_by or recipe.shuffle_labels:
         return None
-    if not fair.compare:
+    # A version that is continued may have such weights in it already.
+    if not fair.compare or recipe.start is not None:
         return MitigationResult(method=fair.mitigate)
     context.progress("trains once more without weights of groups, for the model card")
-    point, folder = recipe.start.point if recipe.start else None, f"{context.checkpoints}/{build.fingerprint[:16]}/0w"
-    state, inputs = (point.state, point.inputs) if point else (None, None)
-    request = FitRequest(recipe.spec, recipe.config, project.task, frame.encoder, start=state, inputs=inputs)
+    folder = f"{context.checkpoints}/{build.fingerprint[:16]}/0w"
+    request = FitRequest(recipe.spec, recipe.config, project.task, frame.encoder)
     fit_result = fit(request, frame.unweighted_data, context.progress, name=project.name, checkpoints=folder)
     Checkpointer(folder).clear()
     validation, test = frame.rows_of(VALIDATION), frame.rows_of(TEST)

@@ -40,7 +40,7 @@ def retrain_champion(context: ProjectContext, until: datetime, from_version: str
     if from_version:
         # Before anything is ingested: a version that cannot be continued is refused at once.
         recipe = _load_recipe(context, context.registry.version(project.name, from_version))
-        recipe = recipe._replace(start=load_warm_start(context, from_version, recipe.spec))
+        recipe = recipe._replace(start=load_warm_start(context, from_version, recipe.spec, recipe.config))
     snapshots = snapshots_of(ingest_sources(context))
     materialize_online(context, snapshots, until)
     frame = retrain_frame(context, snapshots, until)

@@ -276,7 +276,7 @@ def _flat(recipe: Recipe) -> dict[str, str | int | float | bool]:
     settings = {} if recipe.spec.is_fixed else recipe.config.model_dump()
     if recipe.spec.is_auto:
         settings["minutes"] = recipe.spec.minutes
-    values = {"model": recipe.spec.name, **recipe.spec.parameters, **settings}
+    values = {"model": recipe.spec.name, **settings, **recipe.spec.parameters}
     return {name: v if isinstance(v, str | int | float | bool) else str(v) for name, v in values.items()}
 
 

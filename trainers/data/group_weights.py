@@ -40,11 +40,11 @@ class GroupWeights:
         Args:
             rows: The rows, with their labels; with the column WEIGHT, a row counts that much.
             columns: Columns of the groups.
-            min_rows: Groups with fewer rows keep their weights, since their shares of labels are too uncertain.
+            min_rows: Groups with fewer rows, by their weight, keep their weights: their shares of labels are uncertain.
         """
         count = rows[WEIGHT].to_numpy() if WEIGHT in rows.column_names else np.ones(rows.num_rows)
         frame = _cells(rows, columns).with_columns(pl.Series(WEIGHT, count, pl.Float64))
-        large = frame.filter(pl.len().over(columns) >= min_rows)
+        large = frame.filter(pl.col(WEIGHT).sum().over(columns) >= min_rows)
         cells = large.group_by(*columns, LABEL).agg(pl.col(WEIGHT).sum()).sort(*columns, LABEL)
         independent = pl.col(WEIGHT).sum().over(columns) * pl.col(WEIGHT).sum().over(LABEL) / pl.col(WEIGHT).sum()
         return cls(tuple(columns), cells.with_columns((independent / pl.col(WEIGHT)).alias(_FACTOR)).drop(WEIGHT))

@@ -94,9 +94,10 @@ def create(spec: ModelSpec, seed: int = 0, threads: int = 1) -> Any:
     check_names(spec, spec.parameters)
     parameters = {name: value for name, value in spec.parameters.items() if name != ESTIMATOR}
     estimator = _class_of(spec)(**parameters)
-    if "poisson" in (getattr(estimator, "loss", ""), getattr(estimator, "criterion", "")):
-        reason = "labels are standardized, so that some are negative"
-        raise ProjectError("project.setting_out_of_bounds", name=ESTIMATOR, value="poisson", reason=reason)
+    for name in ("loss", "criterion"):
+        if getattr(estimator, name, "") == "poisson":
+            reason = "labels are standardized, so that some are negative"
+            raise ProjectError("project.setting_out_of_bounds", name=name, value="poisson", reason=reason)
     ours = {"random_state": seed} | ({"n_jobs": threads} if "ensemble" in estimator_name(spec) else {})
     estimator.set_params(**{name: value for name, value in ours.items() if name in estimator.get_params()})
     try:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from scipy.special import expit
 
 from cluster.values import Task
 from trainers.input_spec import CLIP_STD, InputSpec
-from trainers.trees.forest_onnx import IR_VERSION, OPSET, SUMS, score_nodes
+from trainers.trees.forest_onnx import SUMS, model_bytes, score_nodes
 
 _ACTIVATIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "identity": (lambda values: values, "Identity"),
@@ -20,7 +20,6 @@ _ACTIVATIONS: dict[str, tuple[Callable[[np.ndarray], np.ndarray], str]] = {
     "tanh": (np.tanh, "Tanh"),
     "logistic": (expit, "Sigmoid"),
 }
-_BATCH = "batch"
 
 
 class Layers(NamedTuple):
@@ -75,18 +74,7 @@ def layers_to_onnx(layers: Layers, task: Task, inputs: InputSpec, temperature: f
         constants |= {f"weight_{i}": weight.astype(np.float32), f"bias_{i}": bias.astype(np.float32)}
         nodes.append(helper.make_node("Gemm", [name, f"weight_{i}", f"bias_{i}"], [names[i + 1]]))
     tail, more = score_nodes(task, inputs, temperature, of_probabilities=False)
-    kinds = (("numbers", TensorProto.FLOAT, inputs.width), ("codes", TensorProto.INT64, len(inputs.cardinalities)))
-    shape: list[str | int] = [_BATCH, task.outputs] if task.wide else [_BATCH]
-    graph = helper.make_graph(
-        nodes + tail,
-        "layers",
-        [helper.make_tensor_value_info(name, kind, [_BATCH, width]) for name, kind, width in kinds if width],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(values, name) for name, values in (constants | more).items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return model_bytes("layers", nodes + tail, constants | more, task, inputs)
 
 
 def _column_nodes(inputs: InputSpec) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:

@@ -34,7 +34,7 @@ def train(
         on_epoch: Receives the result.
 
     Raises:
-        DataError: The estimator fails, or loss or metric is not a number.
+        DataError: The estimator fails, or its metric is not a number.
     """
     started, primary = time.monotonic(), metrics.primary_metric(spec.task)
     state = fit_estimator(spec.model, spec.config, spec.task, spec.inputs, rows)

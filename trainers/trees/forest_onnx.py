@@ -19,8 +19,9 @@ from cluster.values import Task
 from trainers.input_spec import InputSpec
 from trainers.trees.forest import PROBABILITY_FLOOR, Forest, Tree
 
-OPSET, ML_OPSET, IR_VERSION = 18, 3, 10
+_IR_VERSION = 10
 ML_DOMAIN = "ai.onnx.ml"
+_OPSETS = {"": 18, ML_DOMAIN: 3}
 SUMS = "sums"
 """Name of the tensor [n, outputs] that ``score_nodes`` turns into scores."""
 _BATCH = "batch"
@@ -55,17 +56,33 @@ def forest_to_onnx(forest: Forest, task: Task, inputs: InputSpec, temperature: f
     nodes, tables = _column_nodes(columns, inputs)
     nodes.append(_ensemble(forest, columns, inputs))
     more, constants = score_nodes(task, inputs, temperature, of_probabilities=forest.of_probabilities)
+    return model_bytes("forest", nodes + more, tables | constants, task, inputs)
+
+
+def model_bytes(
+    name: str, nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], task: Task, inputs: InputSpec
+) -> bytes:
+    """Put nodes from "numbers" and "codes" to "scores", and their constants, into an ONNX model.
+
+    Args:
+        name: Name of the graph.
+        nodes: The nodes.
+        constants: Constants, by name.
+        task: The task.
+        inputs: Description of the inputs.
+    """
     kinds = (("numbers", TensorProto.FLOAT, inputs.width), ("codes", TensorProto.INT64, len(inputs.cardinalities)))
     shape: list[str | int] = [_BATCH, task.outputs] if task.wide else [_BATCH]
     graph = helper.make_graph(
-        nodes + more,
-        "forest",
-        [helper.make_tensor_value_info(name, kind, [_BATCH, width]) for name, kind, width in kinds if width],
+        nodes,
+        name,
+        [helper.make_tensor_value_info(each, kind, [_BATCH, width]) for each, kind, width in kinds if width],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(values, name) for name, values in (tables | constants).items()],
+        [numpy_helper.from_array(values, each) for each, values in constants.items()],
     )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(ML_DOMAIN, ML_OPSET)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    domains = {node.domain for node in nodes}
+    opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items() if domain in domains]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
 

@@ -127,12 +127,14 @@ def check_settings(
         ProjectError: A setting has no meaning for this kind of model.
     """
     default = TrainConfig()
+    at_default = {"epochs", "batch_size", "patience"} if spec.is_estimator else {"epochs", "batch_size"}
     for name in TrainConfig.model_fields:
-        fixed = name not in TRAIN_FIELDS or name in ("epochs", "batch_size", *(["patience"] * spec.is_estimator))
+        fixed = name not in TRAIN_FIELDS or name in at_default
         if (fixed or (name == "gpu" and config.gpu is True)) and getattr(config, name) != getattr(default, name):
             raise ProjectError("project.setting_not_for_trees", name=name, model=spec.name, value=getattr(config, name))
     for name in tuning.space if tuning else ():
-        if name in TrainConfig.model_fields:
+        # Another estimator has other parameters, and may not be for the task.
+        if name in TrainConfig.model_fields or (spec.is_estimator and name == "estimator"):
             raise ProjectError("project.setting_not_for_trees", name=name, model=spec.name, value="a search space")
     if tuning and tuning.method == "pbt":
         raise ProjectError("project.setting_not_for_trees", name="method", model=spec.name, value=tuning.method)

@@ -267,7 +267,7 @@ def test_python_model_is_neither_retrained_nor_continued() -> None:
     with raises(ProjectError, "project.retrain_python", model="flights"):
         retrain_champion(context, datetime(2024, 5, 1, tzinfo=UTC))
     with raises(ProjectError, "project.python_is_fixed", what="--from-version"):
-        load_warm_start(context, "1", model)
+        load_warm_start(context, "1", model, python.train)
 
 
 def test_class_that_is_no_python_model_is_refused() -> None:

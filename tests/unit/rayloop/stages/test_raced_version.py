@@ -102,7 +102,7 @@ def test_ensemble_without_a_budget_is_registered_with_its_record(
     parity = next(check for check in candidate.report.checks if "parity" in check.name)
     assert parity.value <= 1e-5
     with raises(ProjectError, "project.auto_chooses", what="--from-version"):
-        load_warm_start(context, candidate.version.version, QUICK)
+        load_warm_start(context, candidate.version.version, QUICK, TrainConfig())
 
 
 def test_members_are_dropped_until_the_graph_is_within_the_budget(

@@ -34,7 +34,7 @@ from tests.factories.rayloop.projects import CONFIG, SPEC, InMemoryFrame, late_p
 from tests.factories.trainers.frames import COLUMNS
 from tests.factories.trainers.training import trained
 from trainers.card.model_card import ModelCard
-from trainers.config import ModelSpec
+from trainers.config import ModelSpec, Oversample
 from trainers.evaluation.fairness import FairnessPolicy, MitigationResult
 from trainers.evaluation.quality_gate import GatePolicy, Threshold
 from trainers.evaluation.slices import SlicePolicy
@@ -160,7 +160,7 @@ def test_version_is_continued_with_its_weights_encoder_and_scale_and_says_so(
 ) -> None:
     at_work = context(GatePolicy())
     first = build_version(at_work, InMemoryFrame(), Recipe(SPEC, CONFIG), "first")
-    start = load_warm_start(at_work, "1", SPEC)
+    start = load_warm_start(at_work, "1", SPEC, CONFIG)
     fit, asked = train_version.fit, list[FitRequest]()
     monkeypatch.setattr(train_version, "fit", lambda request, *rest, **more: asked.append(request) or fit())
     frame = InMemoryFrame()
@@ -194,12 +194,14 @@ def test_version_with_other_features_or_without_weights_is_not_continued(
     shutil.copytree(bundle, copied)
     register(at_work.registry, "late", copied)
     with raises(VersionNotFound, "registry.version_without_weights", version="2"):
-        load_warm_start(at_work, "2", SPEC)
+        load_warm_start(at_work, "2", SPEC, CONFIG)
     other.save(copied)
     register(at_work.registry, "late", copied)
     with raises(ProjectError, "project.warm_start_features", version="3", columns=["plain (number)"]):
-        load_warm_start(at_work, "3", SPEC)
+        load_warm_start(at_work, "3", SPEC, CONFIG)
     with raises(ProjectError, "project.warm_start_model", version="1"):
-        load_warm_start(at_work, "1", ModelSpec(build="linear"))
+        load_warm_start(at_work, "1", ModelSpec(build="linear"), CONFIG)
     with raises(ProjectError, "project.warm_start_estimator", model="sklearn"):
-        load_warm_start(at_work, "1", ModelSpec(build="sklearn"))
+        load_warm_start(at_work, "1", ModelSpec(build="sklearn"), CONFIG)
+    with raises(ProjectError, "project.warm_start_minority", version="1"):
+        load_warm_start(at_work, "1", SPEC, CONFIG.model_copy(update={"minority": Oversample()}))

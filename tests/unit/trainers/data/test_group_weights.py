@@ -69,6 +69,8 @@ def test_weights_that_rows_have_count() -> None:
     weights = rows[WEIGHT].to_numpy() * GroupWeights.fit(rows, ("sex",), 3).of(rows)
     shares = weighted_shares(rows, weights, ("sex",))
     assert shares[("f",)] == pytest.approx(shares[("m",)])
+    # Four rows and a weak one, which is two rows, are five.
+    assert set(GroupWeights.fit(rows, ("sex",), 6).of(rows)[6:10]) == {1.0}
 
 
 def test_training_rows_alone_are_reweighed() -> None:

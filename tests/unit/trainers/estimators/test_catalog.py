@@ -68,7 +68,7 @@ def test_value_that_the_estimator_does_not_take_is_refused() -> None:
     ],
 )
 def test_loss_of_counts_is_refused_because_labels_are_standardized(name: str, parameters: dict[str, str]) -> None:
-    with raises(ProjectError, "project.setting_out_of_bounds", name="estimator", value="poisson"):
+    with raises(ProjectError, "project.setting_out_of_bounds", name=next(iter(parameters)), value="poisson"):
         create(ModelSpec(build="sklearn", parameters={"estimator": name, **parameters}))
 
 
@@ -88,6 +88,9 @@ def test_search_starts_from_the_parameters_of_the_estimator() -> None:
     space = {"n_estimators": IntRange(low=50, high=200), "max_features": Choice(options=("sqrt", "log2"))}
     check_settings(FOREST, TrainConfig(), TuneConfig(space=space))
     assert base_point(space, FOREST, TrainConfig()) == {"n_estimators": 100, "max_features": "sqrt"}
+    others = TuneConfig(space={"estimator": Choice(options=("sklearn.linear_model.Ridge",))})
+    with raises(ProjectError, "project.setting_not_for_trees", name="estimator"):
+        check_settings(FOREST, TrainConfig(), others)
 
 
 def test_package_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,4 +175,4 @@ def test_class_without_training_rows_is_refused() -> None:
 
 def test_error_of_an_estimator_names_it() -> None:
     with raises(DataError, "data.estimator_fails", name="sklearn.ensemble.RandomForestRegressor"):
-        boosted("regression", _spec("sklearn.ensemble.RandomForestRegressor", criterion="poisson"))
+        boosted("regression", _spec("sklearn.ensemble.RandomForestRegressor", bootstrap=False, oob_score=True))
